@@ -32,7 +32,8 @@ pub enum DenyReason {
     UnknownToken,
     /// A token that has expired.
     ExpiredToken,
-    /// The token of an API key that was revoked, or that the restored key store shows as valid although it was dead.
+    /// The token of an API key that was revoked, or that this process knows to be dead although a restored key store
+    /// shows it as live.
     RevokedToken,
     /// The token of an API key that is disabled, or that belongs to a disabled service account or to an owner who is
     /// gone.

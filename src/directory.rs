@@ -1,28 +1,27 @@
-//! The client of a directory: finds a person's entry, tries a password, reads groups (LDAP, RFC 4511).
+//! The client of a directory: finds the entry of a person, verifies a password, reads groups (LDAP, RFC 4511).
 //!
 //! A question goes to the servers in order, until one answers.  With a reader (`bind_dn`, or an anonymous search) the
-//! person's entry is searched for by `search_filter`, then a bind with its name and the password tells whether this is
-//! right.  With `%s` in `bind_dn` the person binds at once, and the same connection then reads their own entry.  What a
-//! person's groups mean, and how often a stranger may ask, is decided by the caller.
+//! client searches for the person's entry with `search_filter`, then verifies the password by a bind with the name of
+//! the entry.  With `%s` in `bind_dn` the person binds at once, and the same connection then reads the person's own
+//! entry.  The caller interprets the groups of a person and limits the rate of questions.
 //!
 //! Limits:
-//! - A server has `ldap.timeout` for a question.  One that failed is asked after all others for half a minute.
-//! - At most 64 questions run at a time, each of which ends by itself, whether or not its caller still waits.
-//! - Each server has at most four connections that search and four by which people bind.  Those without a question close
-//!   after half a minute.  No search runs on a connection on which somebody else bound last.
+//! - A server has `ldap.timeout` for a question.  After a failure a server is asked last for half a minute.
+//! - At most 64 questions run at a time.  Each ends by itself, whether or not its caller still waits.
+//! - Each server has at most four connections for searches and four for binds of people.  Idle connections close after
+//!   half a minute.  A search never runs on a connection on which another person bound last.
 //! - An answer has at most 1 MiB, a person at most 1,000 groups.
 //!
-//! What never happens:
+//! Guarantees:
 //! - An empty password, or one with a NUL, is not sent: to a server it may be an anonymous bind, which succeeds.
-//! - Nothing but the request for StartTLS goes over `ldap://` in plain text, except to this machine.  What comes before
-//!   the TLS handshake ends the connection (RFC 4511, section 4.14; RFC 4513, section 3.1.5).  Certificates are verified
-//!   always.
+//! - Only the request for StartTLS goes over `ldap://` in plain text, except to this machine.  Bytes before the TLS
+//!   handshake end the connection (RFC 4511, section 4.14; RFC 4513, section 3.1.5).  Certificates are always verified.
 //! - A name changes neither a filter (RFC 4515, section 3) nor a distinguished name (RFC 4514, section 2.4).
-//! - Referrals are not followed and aliases not dereferenced: what is behind them is nobody.
+//! - Referrals are not followed and aliases are not dereferenced: the name is rejected.
 //!
-//! Errors: [`DirectoryError`] means that nothing is known; everything that a server says of a person is a
-//! [`Verification`] or a [`Lookup`].  Passwords are wiped with the message that carries them ([`Secret`]), and in no
-//! error or log.  The names of people are in no error or log of this module either.
+//! Errors: [`DirectoryError`] means that the answer is not known.  The answer of a server about a person is a
+//! [`Verification`] or a [`Lookup`].  Passwords are wiped with the message that carries them ([`Secret`]).  Errors and
+//! logs of this module contain neither passwords nor names of people.
 //!
 //! [`Secret`]: crate::secret::Secret
 
@@ -56,49 +55,49 @@ pub use self::error::{DirectoryError, Outcome, Problem, Searcher, ServerError};
 #[cfg(not(feature = "ldap"))]
 pub use self::no_client::Directory;
 
-/// Says whether a bind with the entry of this name may be sent to a server.
+/// Decides whether a bind with the entry of this name may be sent to a server.
 pub type MayBind = Box<dyn FnMut(&DistinguishedName) -> bool + Send>;
 
-/// What the directory says of a name with a password.
+/// The answer of the directory about a name with a password.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verification {
     /// The password is right.
     Right(Entry),
-    /// The server denies this entry a bind: the password is wrong, or the account is locked, expired or disabled.
+    /// The server denies the bind: the password is wrong, or the account is locked, expired or disabled.
     Wrong(DistinguishedName),
-    /// The caller did not let the bind with this entry be sent.
+    /// The caller did not allow the bind with this entry.
     NotTried(DistinguishedName),
-    /// The name stands for nobody, whatever the password.
+    /// The name is rejected, whatever the password.
     Rejected(RejectionReason),
 }
 
-/// What the directory says of a name.
+/// The answer of the directory about a name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Lookup {
     /// The entry of the person.
     Found(Entry),
-    /// The name stands for nobody.
+    /// The name is rejected.
     Rejected(RejectionReason),
 }
 
-/// Why a name stands for nobody.
+/// Why a name is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectionReason {
     /// No person has such a name ([`normalized_name`](crate::person::normalized_name)).
     InvalidName,
     /// The password is empty or holds a NUL.
     UnusablePassword,
-    /// No entry is found.  It may be that the directory refers to other servers, which are not asked.
+    /// No entry is found.  The directory may refer to other servers, which are not asked.
     Unknown,
     /// More than one entry is found.
     SeveralEntries,
-    /// The person bound, and `search_filter` finds no entry that they may read.
+    /// The person bound, but `search_filter` finds no entry that the person may read.
     Unreadable,
-    /// The person bound, and `search_filter` finds the entry of somebody else.
+    /// The person bound, but `search_filter` finds another entry.
     OtherEntry,
-    /// The entry stands for another one.
+    /// The entry is an alias.
     Alias,
-    /// The server refers to another one for all that is asked.
+    /// The server refers to another server.
     Referral,
     /// The entry says that it is disabled, or has expired.
     Disabled,
@@ -106,9 +105,9 @@ pub enum RejectionReason {
     NoId,
     /// `members.id` has more than one value.
     SeveralIds,
-    /// The entry's name is no distinguished name.
+    /// The name of the entry is not a distinguished name.
     InvalidEntry,
-    /// The person has more than 1,000 groups, or the server does not tell all.
+    /// The person has more than 1,000 groups, or the server does not return all of them.
     TooManyGroups,
 }
 
@@ -133,7 +132,7 @@ impl RejectionReason {
     }
 }
 
-/// What the directory says of a person.
+/// The entry of a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The name that was asked for, normalised.
@@ -144,7 +143,7 @@ pub struct Entry {
     pub subject: String,
     /// The names of the groups, sorted by their texts; mostly distinguished names.
     pub groups: Vec<String>,
-    /// The actor's members but `id` and role: a text each, a list where an attribute has several values or the member is
-    /// `groups`.
+    /// The actor's members except `id` and role.  Each is a text, or a list where an attribute has several values or
+    /// the member is `groups`.
     pub members: Map<String, Value>,
 }

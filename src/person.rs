@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_name_are_one_and_a_name_with_an_invisible_character_is_nobodys() {
+    fn spellings_of_one_name_are_one_and_a_name_with_an_invisible_character_is_rejected() {
         for (typed, name) in [
             ("ann", Some("ann")),
             (" Ann ", Some("ann")),

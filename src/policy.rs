@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_allow_block_any_actor_passes_and_nobody_anonymous() {
+    fn without_an_allow_block_any_actor_passes_and_no_anonymous_request() {
         let policy = policy("default", None);
         assert!(policy.admit(Some(principal(&json!({}), None))).unwrap().principal().is_some());
         assert_eq!(policy.admit(None).unwrap_err(), NotAdmitted::Anonymous);
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_policy_that_is_not_enforced_lets_pass_what_it_does_not_admit_and_nobody_is_its_actor() {
+    fn a_policy_that_is_not_enforced_lets_denied_requests_pass_without_an_actor() {
         let closed = |enforcement| Policy::new("p".into(), Some(Allow::NoOne)).with(enforcement);
         assert!(closed(Enforcement::Enforced).shadow_permit().is_none());
         let shadow = closed(Enforcement::Shadow);

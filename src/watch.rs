@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_nobody_hears_do_not_pile_up_and_the_most_urgent_is_heard_first() {
+    fn calls_without_a_receiver_do_not_pile_up_and_the_most_urgent_comes_first() {
         let calls = Arc::new(Calls::default());
         let handle = WatchHandle(Arc::clone(&calls));
         for _ in 0..1_000 {

@@ -1,6 +1,6 @@
 //! BER as LDAP uses it: tags of one byte and definite lengths (RFC 4511, section 5.1).
 //!
-//! Reading borrows, goes no deeper than its caller asks for, and allocates nothing by what a length says.
+//! Reading borrows, goes only as deep as the caller asks for, and never allocates by the value of a length.
 
 /// `INTEGER`.
 pub(super) const INTEGER: u8 = 0x02;
@@ -15,11 +15,11 @@ pub(super) const SEQUENCE: u8 = 0x30;
 /// `SET OF`.
 pub(super) const SET: u8 = 0x31;
 
-/// Bytes that are no BER, or not that of the message that is expected.
+/// The bytes are not BER, or not the expected message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// The elements of a constructed one, from the first to the last.
+/// The elements of a constructed element, from first to last.
 #[derive(Clone, Copy)]
 pub(super) struct Elements<'b>(&'b [u8]);
 
@@ -63,7 +63,7 @@ pub(super) struct Length {
 
 /// The length of the element that begins here; `None` while its header is not whole.
 pub(super) fn length_of(bytes: &[u8]) -> Result<Option<Length>, Malformed> {
-    /// The tag goes on in the next byte.
+    /// The tag continues in the next byte.
     const LONG_TAG: u8 = 0x1f;
     let [tag, first, rest @ ..] = bytes else { return Ok(None) };
     if tag & LONG_TAG == LONG_TAG {
@@ -109,7 +109,7 @@ pub(super) fn write(into: &mut Vec<u8>, tag: u8, content: &[u8]) {
 /// Writes an `INTEGER` or an `ENUMERATED`.
 pub(super) fn write_number(into: &mut Vec<u8>, tag: u8, number: u32) {
     let digits = [&[0], &number.to_be_bytes()[..]].concat();
-    // As few bytes as show that there is no sign.
+    // The fewest bytes in which the sign bit is clear.
     let start = (0..4).find(|&start| digits[start] != 0 || digits[start + 1] >= 0x80).unwrap_or(4);
     write(into, tag, &digits[start..]);
 }

@@ -26,7 +26,7 @@ use crate::secret::Secret;
 
 /// The most questions that run or wait for a connection.
 const MAX_QUESTIONS: usize = 64;
-/// How many entries a search for a person asks for: a second one says that the name is not one person's.
+/// How many entries a search for a person asks for: a second entry shows that the name is ambiguous.
 const MAX_FOUND_ENTRIES: u32 = 2;
 /// The keys that say where people and groups are searched for, below `ldap`.
 const SEARCH_BASE: &str = "search_base";
@@ -41,7 +41,7 @@ pub struct Directory {
     /// The servers of the settings that were asked about last.
     servers: Mutex<Option<Arc<Servers>>>,
     clock: Clock,
-    /// Its end is the thread's.
+    /// Dropping it ends the thread.
     _stop: oneshot::Sender<()>,
 }
 
@@ -79,11 +79,11 @@ impl Directory {
         })
     }
 
-    /// Finds the entry of a name and binds as it with the password.  `may_bind` is asked with the entry's name before each
-    /// bind is sent: where a server does not answer one, the next server gets another.
+    /// Finds the entry of a name and binds as this entry with the password.  `may_bind` is called with the entry's name
+    /// before each bind: if a server does not answer a bind, the next server gets another.
     ///
     /// # Errors
-    /// Nothing is known of the name, or not whether the password is right.
+    /// It is not known who the name belongs to, or whether the password is right.
     pub async fn verify(
         &self,
         settings: &Arc<LdapSettings>,
@@ -94,7 +94,7 @@ impl Directory {
         let Some(name) = normalized_name(name) else {
             return Ok(Verification::Rejected(RejectionReason::InvalidName));
         };
-        // To a program that ends texts with NUL, a password that begins with it is empty.
+        // For a server that ends texts at NUL, a password that begins with NUL is empty.
         if password.expose().is_empty() || password.expose().contains('\0') {
             return Ok(Verification::Rejected(RejectionReason::UnusablePassword));
         }
@@ -153,7 +153,7 @@ impl Directory {
         .await
     }
 
-    /// Tries each server: its URL, with what answered in words for people, or with what is wrong.
+    /// Tries each server.  Returns each URL with a description of the server that answered, or with the problem.
     pub async fn probe(&self, settings: &Arc<LdapSettings>) -> Vec<(String, Result<String, DirectoryError>)> {
         let clock = self.clock.clone();
         let probed = self.ask(settings, |servers| async move {
@@ -170,7 +170,7 @@ impl Directory {
         probed.await.unwrap_or_else(|error| vec![("ldap".to_owned(), Err(error))])
     }
 
-    /// Lets a question run on the thread, to its end.
+    /// Runs a question on the thread, to its end.
     async fn ask<T, F>(
         &self,
         settings: &Arc<LdapSettings>,
@@ -213,7 +213,7 @@ struct PersonBind {
 
 /// Why a server has no entry for an answer.
 enum NoEntry {
-    /// It answered: the name stands for nobody.
+    /// It answered: the name is rejected.
     Rejected(RejectionReason),
     /// It did not answer.
     Problem(Problem),
@@ -236,7 +236,7 @@ fn is_read<T>(answer: &Result<T, NoEntry>) -> bool {
     !matches!(answer, Err(NoEntry::Problem(_)))
 }
 
-/// What a bind with a person's entry says of the password.
+/// The result of a bind with a person's entry.
 enum BindAnswer {
     Right,
     Wrong,
@@ -244,11 +244,11 @@ enum BindAnswer {
 }
 
 impl BindAnswer {
-    /// RFC 4511, appendix A.  What a code says of the server, or of the way to it, is no answer.
+    /// RFC 4511, appendix A.  A code about the server or the connection is not an answer about the person.
     fn of(outcome: Outcome) -> Result<Self, Problem> {
         match outcome.code {
             Outcome::SUCCESS => Ok(Self::Right),
-            // Active Directory says by this one, too, that an account is locked, expired or disabled.
+            // Active Directory also returns this code for an account that is locked, expired or disabled.
             Outcome::INVALID_CREDENTIALS
             // The entry has no password, or does not exist.
             | Outcome::INAPPROPRIATE_AUTHENTICATION
@@ -367,7 +367,7 @@ impl<'q> ServerQuestion<'q> {
         self.entry(person, reader).await
     }
 
-    /// The entry of a person, whose groups this connection reads, too.
+    /// The entry of a person, with the groups that this connection reads as well.
     async fn entry(
         &self,
         person: Result<FoundPerson, NoEntry>,
@@ -387,8 +387,8 @@ impl<'q> ServerQuestion<'q> {
         Ok(person.with_groups(self.name, self.settings, groups)?)
     }
 
-    /// What a search for the name says, and the connection, on which every answer was read.  A server may close an idle
-    /// connection in the moment in which it is used again: then a new one is tried.
+    /// The result of a search for the name, and the connection, on which every answer was read.  A server may close an
+    /// idle connection at the moment when it is used again: then a new one is tried.
     async fn search_as_reader(&self) -> Result<(Result<FoundPerson, NoEntry>, Lease<'q>), Problem> {
         let mut reader = self.server.reader(self.deadline).await?;
         let mut person = self.search_person(&mut reader.connection).await;
@@ -412,14 +412,14 @@ impl<'q> ServerQuestion<'q> {
         for base in &self.settings.search_base {
             let search = self.subtree(base, &filter, &attributes, MAX_FOUND_ENTRIES);
             let found = self.search_below(connection, &search, SEARCH_BASE).await?;
-            // A server that counts on is one that has more than one entry, whatever it sent.
+            // A server that reports more results has more than one entry, whatever it sent.
             if found.has_more || found.entries.len() > 1 {
                 return Err(RejectionReason::SeveralEntries.into());
             }
             for other in found.entries {
                 let person = FoundPerson::read(other, self.settings, self.clock.now())?;
                 match &entry {
-                    // Bases may lie within each other.
+                    // Search bases may overlap.
                     Some(known) if known.dn == person.dn => {}
                     Some(_) => return Err(RejectionReason::SeveralEntries.into()),
                     None => entry = Some(person),
@@ -462,12 +462,12 @@ impl<'q> ServerQuestion<'q> {
     ) -> Search<'s> {
         let timeout = self.settings.timeout;
         let whole_seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
-        // A server gives up when we do.
+        // The server stops searching when this client does.
         let time_limit = u32::try_from(whole_seconds).unwrap_or(u32::MAX);
         Search { base, scope: Scope::Subtree, filter, attributes, size_limit, time_limit }
     }
 
-    /// Connects, binds as the reader, and looks at the bases of all searches.
+    /// Connects, binds as the reader, and reads the bases of all searches.
     async fn probe(&self) -> Result<String, Problem> {
         let mut lease = match &self.settings.bind {
             Bind::Direct { .. } => self.server.bind_connection(self.deadline).await?,
@@ -505,8 +505,8 @@ impl<'q> ServerQuestion<'q> {
         Ok(format!("answers ({encryption}, {who}); {bases} search base{plural} can be read"))
     }
 
-    /// A search below the base that this key names, for or about a person.  The words with which a server denies it may hold
-    /// the name, so they are left out.
+    /// A search for or about a person, below the base that this key names.  The server's error text is left out, since
+    /// it may contain the name.
     async fn search_below(
         &self,
         connection: &mut Connection,
@@ -531,7 +531,7 @@ impl<'q> ServerQuestion<'q> {
     }
 }
 
-/// Whether the connection was gone.
+/// Whether the connection was closed.
 fn is_lost<T>(answer: &Result<T, NoEntry>) -> bool {
     matches!(answer, Err(NoEntry::Problem(Problem::Lost(_))))
 }

@@ -1,9 +1,9 @@
 //! One connection to a server, and one operation on it at a time.
 //!
-//! What a server sends is read by our own code ([`super::ber`]): a client library's would be the first to touch what
-//! somebody on the way sends before the TLS handshake.  ldap3's parser calls itself for each level of nesting, so that one
-//! message of some megabytes ends the process by a stack overflow, its reading knows no limit, it panics at messages of
-//! another shape than it expects, and on StartTLS it forgets what came too early instead of giving up.
+//! The messages of a server are read by our own code ([`super::ber`]), because an attacker on the network can send
+//! bytes before the TLS handshake.  The parser of ldap3 recurses for each level of nesting, so that one message of some
+//! megabytes ends the process by a stack overflow.  It also reads without a limit, panics at messages of an unexpected
+//! shape, and on StartTLS drops early bytes instead of failing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,16 +21,16 @@ use super::error::{Outcome, Problem, is_end, is_no_tls};
 use super::message::{self, FoundEntry, Response, Search};
 use super::tls::Client;
 
-/// The most bytes of one answer.  A thousand groups of a long name are a quarter of it.
+/// The maximum number of bytes of one answer.  A thousand groups with long names need a quarter of it.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// The most bytes of the answer to StartTLS.
 const MAX_START_TLS_BYTES: usize = 4096;
-/// With this byte begins what a server of TLS answers to what is none (RFC 8446, section 5.1).
+/// The first byte of a TLS alert, with which a TLS server answers a message that is not TLS (RFC 8446, section 5.1).
 const TLS_ALERT: u8 = 21;
-/// How many bytes are asked for at a time.
+/// The number of bytes of one read.
 const READ_BYTES: usize = 4096;
 
-/// Something that carries bytes both ways.
+/// A stream that reads and writes bytes.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -38,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// An open connection.  One on which an operation failed, or was given up, must not be used again.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    /// What was read and belongs to no message yet.
+    /// The bytes that were read and are not a whole message yet.
     buffer: BytesMut,
     /// The id of the latest request.
     id: u32,
@@ -46,13 +46,13 @@ pub(super) struct Connection {
     pub(super) encryption: Option<String>,
 }
 
-/// What a search found.
+/// The result of a search.
 pub(super) struct Found {
     /// At most as many entries as the search asked for.
     pub(super) entries: Vec<FoundEntry>,
-    /// Whether there are more entries than the search asked for, or than the server gives.
+    /// Whether there are more entries than the search asked for, or than the server returns.
     pub(super) has_more: bool,
-    /// How it ended; a size limit that was reached is no failure.
+    /// The result code; reaching a size limit is not a failure.
     pub(super) outcome: Outcome,
 }
 
@@ -63,7 +63,7 @@ impl Connection {
         Ok(Self::new(stream, 0, None))
     }
 
-    /// A connection in plain text, which leaves this machine on no account.
+    /// A connection in plain text, allowed only to this machine.
     pub(super) async fn plain(addresses: &[SocketAddr], deadline: Instant) -> Result<Self, Problem> {
         let own: Vec<_> = addresses.iter().filter(|address| address.ip().is_loopback()).copied().collect();
         if own.is_empty() {
@@ -85,7 +85,7 @@ impl Connection {
         }
     }
 
-    /// A connection that goes on with TLS before anything else is sent (RFC 4511, section 4.14).
+    /// A connection that continues with TLS before anything else is sent (RFC 4511, section 4.14).
     pub(super) async fn start_tls(
         addresses: &[SocketAddr],
         host: &str,
@@ -113,8 +113,8 @@ impl Connection {
             Ok(Response::Bind(_) | Response::Entry(_) | Response::Reference | Response::SearchDone(_))
             | Err(ber::Malformed) => return Err(Problem::Malformed),
         }
-        // TLS answers nothing before we begin it: whatever is here nobody vouches for.  What arrives later goes into
-        // the handshake, which it fails.
+        // A server sends nothing before the handshake starts, so these bytes cannot be trusted.  Bytes that arrive
+        // later become part of the handshake and make it fail.
         if !buffer.is_empty() {
             return Err(Problem::EarlyBytes);
         }
@@ -134,13 +134,12 @@ impl Connection {
         Self { stream: Box::new(stream), buffer: BytesMut::new(), id, encryption }
     }
 
-    /// Whether the server still holds its end of an idle connection, and has said nothing that nobody asked for.
+    /// Whether an idle connection is still open, and the server has sent no unsolicited message.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.buffer.is_empty() && self.stream.read_buf(&mut self.buffer).now_or_never().is_none()
     }
 
-    /// A simple bind: what the server says to it.  The password must not be empty, or it is an anonymous bind, which
-    /// succeeds.
+    /// A simple bind, and its result.  The password must not be empty: that would be an anonymous bind, which succeeds.
     pub(super) async fn bind(&mut self, dn: &str, password: &str) -> Result<Outcome, Problem> {
         let mut budget = MAX_ANSWER_BYTES;
         self.send(|id| message::bind(id, dn, password)).await?;
@@ -160,7 +159,7 @@ impl Connection {
         let (mut entries, mut has_more) = (Vec::new(), false);
         loop {
             match self.receive(&mut budget).await? {
-                // The server may take no notice of the limit.
+                // The server may ignore the limit.
                 Response::Entry(_) if entries.len() >= search.size_limit as usize => has_more = true,
                 Response::Entry(entry) => entries.push(entry),
                 Response::Reference => {}
@@ -189,7 +188,7 @@ impl Connection {
     }
 }
 
-/// Connects to the first address that can be reached.  Each may take its share of the time that is left.
+/// Connects to the first address that can be reached.  Each attempt may use its share of the remaining time.
 async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Problem> {
     let mut problem = io::Error::from(io::ErrorKind::NotFound);
     for (tried, address) in addresses.iter().enumerate() {
@@ -208,14 +207,14 @@ async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStrea
     Err(Problem::Unreachable(problem))
 }
 
-/// Reads until a message is whole, and leaves what follows in the buffer.
+/// Reads until a message is complete, and leaves the following bytes in the buffer.
 async fn read_message<S: AsyncRead + Unpin + ?Sized>(
     stream: &mut S,
     buffer: &mut BytesMut,
     limit: usize,
 ) -> Result<BytesMut, Problem> {
     loop {
-        // Else a length is awaited that something else than LDAP does not mean.
+        // Otherwise bytes of another protocol would be read as a length, and the client would wait for them.
         if buffer.first().is_some_and(|&tag| tag != ber::SEQUENCE) {
             return Err(Problem::Malformed);
         }

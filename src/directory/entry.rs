@@ -1,4 +1,4 @@
-//! What an entry says of a person.
+//! The data of a person in an entry.
 
 use std::collections::HashSet;
 
@@ -10,13 +10,13 @@ use super::{Entry, RejectionReason};
 use crate::config::LdapSettings;
 use crate::distinguished_name::DistinguishedName;
 
-/// The most groups of a person.  With more the entry is nobody's: who is judged by some of the groups may get a role
-/// that the others deny.
+/// The maximum number of groups of a person.  An entry with more is rejected: a role by only some of the groups could
+/// be one that the others deny.
 pub(super) const MAX_GROUPS: usize = 1000;
 
-/// The member of an actor that lists the groups, those that were searched for, too.
+/// The member of an actor that lists the groups, including those of `group_search`.
 const GROUPS_MEMBER: &str = "groups";
-/// The attribute that says what kind of entry it is.
+/// The attribute with the kind of an entry.
 const OBJECT_CLASS: &str = "objectClass";
 /// The day, counted from 1970, on which an account expires (RFC 2307); negative for never.
 const SHADOW_EXPIRE: &str = "shadowExpire";
@@ -26,10 +26,10 @@ const NS_ACCOUNT_LOCK: &str = "nsAccountLock";
 const USER_ACCOUNT_CONTROL: &str = "userAccountControl";
 /// When an account of Active Directory expires, in units of 100 ns since 1601; 0 or the greatest number for never.
 const ACCOUNT_EXPIRES: &str = "accountExpires";
-/// Since when an account is locked (draft-behera-ldap-password-policy).  Another time than [`LOCKED_FOR_EVER`] ends by
-/// itself, and the server follows it.
+/// Since when an account is locked (draft-behera-ldap-password-policy).  The server enforces such a lock; only
+/// [`LOCKED_FOREVER`] has no end.
 const LOCKED_TIME: &str = "pwdAccountLockedTime";
-const LOCKED_FOR_EVER: &str = "000001010000Z";
+const LOCKED_FOREVER: &str = "000001010000Z";
 
 const DISABLING: [&str; 5] =
     [SHADOW_EXPIRE, NS_ACCOUNT_LOCK, USER_ACCOUNT_CONTROL, ACCOUNT_EXPIRES, LOCKED_TIME];
@@ -49,7 +49,7 @@ pub(super) fn attributes(settings: &LdapSettings) -> Vec<&str> {
     attributes
 }
 
-/// Whether `group_search.user_attribute` means the name of the entry, which is no attribute.
+/// Whether `group_search.user_attribute` means the name of the entry, which is not an attribute.
 fn is_dn(attribute: &str) -> bool {
     attribute.eq_ignore_ascii_case("dn")
 }
@@ -66,7 +66,7 @@ impl FoundPerson {
     /// Reads an entry.
     ///
     /// # Errors
-    /// Why it is nobody's.
+    /// The reason why it is rejected.
     pub(super) fn read(
         found: FoundEntry,
         settings: &LdapSettings,
@@ -112,11 +112,11 @@ impl FoundPerson {
     ) -> Result<Entry, RejectionReason> {
         let own = self.found.texts(&settings.groups_attribute).map(str::to_owned);
         let mut groups: Vec<_> = own.chain(searched).collect();
-        // By their texts, so that the same groups make the same list whatever the order in which they come.
+        // Sorted by their texts, so that the same groups give the same list in every order of arrival.
         groups.sort_unstable();
         let mut seen = HashSet::new();
         groups.retain(|group| {
-            // A group that is no distinguished name is compared with nothing but itself.
+            // A group that is not a distinguished name is equal only to itself.
             let name = group.parse::<DistinguishedName>().map_err(|_| group.clone());
             seen.insert(name)
         });
@@ -138,7 +138,7 @@ impl FoundPerson {
     }
 }
 
-/// Whether nobody may log in with this entry.  What cannot be read disables it.
+/// Whether the entry is disabled.  A value that cannot be read disables it as well.
 fn is_disabled(found: &FoundEntry, now: Timestamp) -> bool {
     const ACCOUNT_DISABLED: i64 = 2;
     const SECONDS_A_DAY: i64 = 24 * 60 * 60;
@@ -158,11 +158,11 @@ fn is_disabled(found: &FoundEntry, now: Timestamp) -> bool {
             !never && time / 10_000_000 - SECONDS_BEFORE_1970 <= now.as_second()
         })
         || found.values(NS_ACCOUNT_LOCK).any(|value| !value.eq_ignore_ascii_case(b"false"))
-        || found.values(LOCKED_TIME).any(|value| value == LOCKED_FOR_EVER.as_bytes())
+        || found.values(LOCKED_TIME).any(|value| value == LOCKED_FOREVER.as_bytes())
 }
 
 impl FoundEntry {
-    /// The values of an attribute, of which no option makes it another one: `cn;lang-fr` is not `cn`.
+    /// The values of an attribute without options: `cn;lang-fr` is not `cn`.
     fn values<'e>(&'e self, attribute: &str) -> impl Iterator<Item = &'e [u8]> {
         self.attributes
             .iter()
@@ -175,7 +175,7 @@ impl FoundEntry {
         self.values(attribute).filter_map(|value| std::str::from_utf8(value).ok())
     }
 
-    /// Whether the server sent the first values of an attribute alone, as Active Directory does with thousands of them:
+    /// Whether the server sent only the first values of an attribute, as Active Directory does with thousands of them:
     /// `memberOf;range=0-1499`.
     fn is_cut_off(&self, attribute: &str) -> bool {
         self.attributes.iter().any(|(name, _)| {
@@ -184,10 +184,10 @@ impl FoundEntry {
         })
     }
 
-    /// What an attribute is in an actor: a text, or the list of several.
+    /// The value of an attribute in an actor: a text, or a list of several.
     fn member(&self, attribute: &str) -> Option<Value> {
         let mut texts: Vec<_> = self.texts(attribute).collect();
-        // The values of an attribute are a set, which comes in any order.
+        // The values of an attribute are a set and arrive in any order.
         texts.sort_unstable();
         match &*texts {
             [] => None,
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_does_not_say_who_it_is_is_nobodys() {
+    fn an_entry_without_a_usable_id_is_rejected() {
         for (attributes, reason) in [
             (&[][..], RejectionReason::NoId),
             (&[("uid", &[][..])], RejectionReason::NoId),

@@ -1,5 +1,5 @@
-//! Why a directory could not be asked, in words for its operator.  They hold no password and no name of a person: a
-//! server's own words are passed on where no person was asked about.
+//! Errors of questions to a directory, for its operator.  They contain no password and no name of a person: the
+//! server's own text is included only where the question was not about a person.
 
 use std::fmt;
 use std::io;
@@ -8,31 +8,31 @@ use std::time::Duration;
 use rustls::pki_types::InvalidDnsNameError;
 use rustls::{CertificateError, Error as TlsError};
 
-/// The most characters of a server's own words that are passed on.
+/// The maximum number of characters of a server's own text that are included.
 const MAX_MESSAGE: usize = 200;
 
-/// The directory could not be asked: whether a password is right, and who somebody is, is not known.
+/// The directory could not be asked: it is not known whether a password is right or who the person is.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// Each server was tried, in this order, and none answered.
     #[error("{}", join(.0))]
     Servers(Vec<ServerError>),
-    /// As many questions as may be are being answered already.
+    /// The limit of concurrent questions is reached.
     #[error("{0} requests to the directory are waiting for an answer, which is the limit")]
     Busy(usize),
-    /// Nobody may read an entry without that person's own password.
+    /// An entry can be read only with the password of its person.
     #[error(
         "with %s in `bind_dn` the directory can be asked about a person only with the password of that \
          person"
     )]
     DirectBind,
-    /// The thread that asks has ended, or the question panicked.
+    /// The thread has ended, or the question panicked.
     #[error("the request ended without an answer: it panicked, or its thread has ended: please report this")]
     Stopped,
 }
 
 impl DirectoryError {
-    /// Whether the directory would not answer another question either.  Otherwise the error may be about one name alone.
+    /// Whether the directory would not answer another question either.  Otherwise the error may concern only one name.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Servers(errors) => errors.iter().all(|error| error.problem.is_outage()),
@@ -46,18 +46,18 @@ fn join(errors: &[ServerError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What went wrong at one server.
+/// The error of one server.
 #[derive(Debug, thiserror::Error)]
 #[error("{server}: {problem}")]
 pub struct ServerError {
     /// Its URL.
     pub server: String,
-    /// What went wrong, and what to do.
+    /// The problem, and what to do.
     #[source]
     pub problem: Problem,
 }
 
-/// What went wrong at a server.
+/// A problem at a server.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// `getaddrinfo` knows no address.
@@ -69,16 +69,16 @@ pub enum Problem {
     /// No answer came in time.
     #[error("did not answer within {0:?} (`ldap.timeout`)")]
     NoAnswer(Duration),
-    /// All connections that may be are in use.  This says nothing about the server.
+    /// All connections are in use.  This says nothing about the server.
     #[error("all {0} connections to it were in use until the time limit")]
     Busy(usize),
-    /// Nothing would be encrypted on the way to another machine.
+    /// The connection to another machine would not be encrypted.
     #[error("its address is not on this machine: set `ldap.start_tls: true`, or use ldaps://")]
     PlainText,
     /// No CA is known.
     #[error("there is no CA to verify it: the system has none, and `ldap.ca` is not set")]
     NoCa,
-    /// A host that no certificate can name.
+    /// The host cannot be in a certificate.
     #[error("this host cannot be the name in a certificate: {0}")]
     Host(#[source] InvalidDnsNameError),
     /// The handshake failed.
@@ -90,25 +90,25 @@ pub enum Problem {
          `ldap.start_tls: true`, or the port for ldaps:// (usually 636)"
     )]
     PlainPort(#[source] io::Error),
-    /// The connection ended, or brought TLS, where the answer to StartTLS was due.
+    /// Instead of the answer to StartTLS the connection ended or TLS arrived.
     #[error("StartTLS: {0}.  If the server expects TLS at this port (usually 636), write ldaps://")]
     TlsPort(#[source] io::Error),
-    /// The server does not go on with TLS.
+    /// The server does not continue with TLS.
     #[error("refused StartTLS: {0}.  Give it a certificate, or use ldaps://")]
     StartTls(Outcome),
-    /// Something came before the TLS handshake.
+    /// Bytes arrived before the TLS handshake.
     #[error("sent bytes before TLS started.  An attacker between the machines may have added them")]
     EarlyBytes,
-    /// The connection is gone.
+    /// The connection was closed.
     #[error("lost the connection: {0}")]
     Lost(#[source] io::Error),
-    /// The server said that it closes the connection.
+    /// The server announced that it closes the connection.
     #[error("closes the connection: {0}")]
     Disconnection(Outcome),
-    /// What came is not LDAP, or answers nothing that was asked.
+    /// The message is not LDAP, or does not answer the request.
     #[error("sent bytes that are not LDAP")]
     Malformed,
-    /// An answer is too long to be read.
+    /// An answer is too long.
     #[error("sent an answer that is too long")]
     TooLong,
     /// `bind_dn` may not bind.
@@ -124,22 +124,22 @@ pub enum Problem {
         key: &'static str,
         /// Where it began.
         base: String,
-        /// As whom it was made.
+        /// The identity with which it was made.
         searcher: Searcher,
         /// What the server says.
         outcome: Outcome,
     },
-    /// A filter is none.
+    /// A filter is not valid.
     #[error("`{0}` is not a filter of RFC 4515")]
     Filter(&'static str),
-    /// `bind_dn` with somebody's name in it is no distinguished name.
+    /// `bind_dn` with a name filled in is not a distinguished name.
     #[error("`bind_dn` with the name of the person is not a distinguished name: {0}")]
     Template(#[source] crate::distinguished_name::DistinguishedNameError),
 }
 
 impl Problem {
-    /// Whether the server would not answer another question either: it cannot be reached, says nothing, or says that it
-    /// cannot work now.  All else may be about one name alone.
+    /// Whether the server would not answer another question either: it cannot be reached, does not answer, or reports
+    /// that it cannot work now.  Other problems may concern only one name.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Unresolvable(_)
@@ -181,7 +181,7 @@ fn tls_advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether a handshake failed as it does at a server that does not speak TLS.
+/// Whether the failure of a handshake is typical of a server that does not speak TLS.
 pub(super) fn is_no_tls(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsError>());
     matches!(cause, Some(TlsError::InvalidMessage(_))) || is_end(error)
@@ -203,10 +203,10 @@ fn bind_advice(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// As whom a search is made.
+/// The identity with which a search is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Searcher {
-    /// Nobody: there is no `bind_dn`.
+    /// Anonymous: there is no `bind_dn`.
     Anonymous,
     /// `bind_dn`.
     Reader,
@@ -216,7 +216,7 @@ pub enum Searcher {
 
 fn search_failure(outcome: &Outcome, searcher: Searcher) -> String {
     match outcome.code {
-        // What somebody may not see does not exist for them, to most servers.
+        // Most servers hide entries that the identity may not see.
         Outcome::NO_SUCH_OBJECT => {
             let (hidden, advice) = match searcher {
                 Searcher::Anonymous => ("may be seen without a bind", "or name a `bind_dn` that may read it"),
@@ -225,7 +225,7 @@ fn search_failure(outcome: &Outcome, searcher: Searcher) -> String {
             };
             format!("there is no such entry, or none that {hidden}: {outcome}.  Check the spelling, {advice}")
         }
-        // Active Directory's answer to who has not bound.
+        // Active Directory's answer on a connection without a bind.
         Outcome::OPERATIONS_ERROR | Outcome::INSUFFICIENT_ACCESS | Outcome::INAPPROPRIATE_AUTHENTICATION => {
             let advice = match searcher {
                 Searcher::Anonymous => "Searches are anonymous: name a `bind_dn` that may search there",
@@ -241,7 +241,7 @@ fn search_failure(outcome: &Outcome, searcher: Searcher) -> String {
     }
 }
 
-/// The end of an operation: its result code (RFC 4511, appendix A), and the server's own words.
+/// The result of an operation: its code (RFC 4511, appendix A), and the server's own text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The result code.
@@ -273,7 +273,7 @@ impl Outcome {
         Self { code, message: message.chars().filter(shown).take(MAX_MESSAGE).collect() }
     }
 
-    /// The same without the server's own words.
+    /// The same without the server's own text.
     pub(super) fn without_message(self) -> Self {
         Self { code: self.code, message: "".into() }
     }
@@ -282,7 +282,7 @@ impl Outcome {
         self.code == Self::SUCCESS
     }
 
-    /// What the code means, with the code, and without the server's own words.
+    /// The meaning of the code, with the code and without the server's own text.
     pub(super) fn name(&self) -> String {
         let name = match self.code {
             Self::SUCCESS => "success",

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::ber::{self, BOOLEAN, ENUMERATED, Elements, INTEGER, Malformed, OCTET_STRING, SEQUENCE, SET};
 use super::error::Outcome;
 
-/// Which operation a message begins, carries on or ends: the tag of its `protocolOp`.
+/// The operation of a message: the tag of its `protocolOp`.
 const BIND_REQUEST: u8 = 0x60;
 const SEARCH_REQUEST: u8 = 0x63;
 const EXTENDED_REQUEST: u8 = 0x77;
@@ -16,12 +16,12 @@ const SIMPLE: u8 = 0x80;
 const REQUEST_NAME: u8 = 0x80;
 /// The operation that begins TLS (RFC 4511, section 4.14.1).
 const START_TLS: &str = "1.3.6.1.4.1.1466.20037";
-/// The message by which a server says that it closes the connection (RFC 4511, section 4.4) answers none of ours.
+/// The id of the message with which a server announces that it closes the connection (RFC 4511, section 4.4).
 const UNSOLICITED: u32 = 0;
-/// What a search asks for that wants no attributes (RFC 4511, section 4.5.1.8).
+/// The attribute of a search that asks for no attributes (RFC 4511, section 4.5.1.8).
 pub(super) const NO_ATTRIBUTES: &str = "1.1";
 
-/// A text that is no filter of RFC 4515.
+/// The text is not a filter of RFC 4515.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoFilter;
 
@@ -40,7 +40,7 @@ impl Filter {
     }
 }
 
-/// How deep a search goes.
+/// The scope of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// The entry `base` alone.
@@ -55,7 +55,7 @@ pub(super) struct Search<'s> {
     pub(super) scope: Scope,
     pub(super) filter: &'s Filter,
     pub(super) attributes: &'s [&'s str],
-    /// The most entries that count.
+    /// The size limit.
     pub(super) size_limit: u32,
     /// For how long the server may search, in seconds.
     pub(super) time_limit: u32,
@@ -63,7 +63,7 @@ pub(super) struct Search<'s> {
 
 /// A simple bind (RFC 4511, section 4.2), as the bytes of its message.
 pub(super) fn bind(id: u32, dn: &str, password: &str) -> Zeroizing<Vec<u8>> {
-    // Capacity for all, so that nothing is moved and left behind.
+    // Capacity for the whole message, so that no copy of the password stays behind in memory.
     let mut content = Zeroizing::new(Vec::with_capacity(dn.len() + password.len() + 32));
     ber::write_number(&mut content, INTEGER, 3);
     ber::write(&mut content, OCTET_STRING, dn.as_bytes());
@@ -95,7 +95,7 @@ pub(super) fn search(id: u32, search: &Search<'_>) -> Zeroizing<Vec<u8>> {
     message(id, SEARCH_REQUEST, &content)
 }
 
-/// The request to go on with TLS.
+/// The request to continue with TLS.
 pub(super) fn start_tls(id: u32) -> Zeroizing<Vec<u8>> {
     let mut content = Vec::new();
     ber::write(&mut content, REQUEST_NAME, START_TLS.as_bytes());
@@ -111,14 +111,14 @@ fn message(id: u32, operation: u8, content: &[u8]) -> Zeroizing<Vec<u8>> {
     message
 }
 
-/// What a server sends.
+/// A response of a server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Response {
     /// The end of a bind.
     Bind(Outcome),
     /// An entry that a search found.
     Entry(FoundEntry),
-    /// Where a search might go on; we do not.
+    /// A reference to another server, which is not followed.
     Reference,
     /// The end of a search.
     SearchDone(Outcome),

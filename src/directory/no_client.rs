@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::config::LdapSettings;
 use crate::secret::Secret;
 
-/// Asks nobody.
+/// A client without a directory.
 pub struct Directory(());
 
 impl Directory {

@@ -1,4 +1,4 @@
-//! The servers of a directory: in which order they are asked, and the connections to each.
+//! The servers of a directory: their order, and the connections to each.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use crate::config::{Bind, LdapServer, LdapSettings};
 const MAX_CONNECTIONS: usize = 4;
 /// How long a connection may stay open without a question.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// For how long a server that failed is asked after all others.
+/// How long a server that failed is asked last.
 const FAILED_FOR: Duration = Duration::from_secs(30);
 
-/// The servers of one section `ldap`.  Another section, after a reload, has connections of its own.
+/// The servers of one section `ldap`.  After a reload the new section has its own connections.
 pub(super) struct Servers {
     pub(super) settings: Arc<LdapSettings>,
     servers: Box<[Arc<Server>]>,
@@ -35,9 +35,9 @@ pub(super) struct Server {
     address: LdapServer,
     /// For people.
     pub(super) url: String,
-    /// Connections that search: bound as the reader, or by nobody.
+    /// Connections for searches: bound as the reader, or anonymous.
     readers: Pool,
-    /// Connections by which people bind.
+    /// Connections for the binds of people.
     binds: Pool,
     tls: Arc<OnceLock<Client>>,
     /// When it failed, by [`Clock::elapsed`]; `None` after it answered.
@@ -47,7 +47,7 @@ pub(super) struct Server {
 /// The connections of one kind.
 struct Pool {
     permits: Arc<Semaphore>,
-    /// The one that was used last comes last.
+    /// The most recently used one is last.
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -56,7 +56,7 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection that one question has for itself.  It is closed unless it is given back.
+/// A connection that one question uses exclusively.  It is closed unless it is given back.
 pub(super) struct Lease<'p> {
     pub(super) connection: Connection,
     /// Whether it answered questions before: the server may have closed it since.
@@ -106,8 +106,8 @@ impl Pool {
 }
 
 impl Servers {
-    /// The servers of these settings.  Connections are opened by questions; a task that ends with the last question
-    /// and with the last owner closes those that are idle.
+    /// The servers of these settings.  Questions open connections.  A task closes idle connections; it ends with the
+    /// last question and the last owner.
     pub(super) fn new(settings: Arc<LdapSettings>, clock: Clock) -> Arc<Self> {
         let tls = Arc::new(OnceLock::new());
         let server = |address: &LdapServer| {
@@ -167,10 +167,10 @@ impl<'s> Attempts<'s> {
         self.order.next().ok_or_else(|| DirectoryError::Servers(std::mem::take(&mut self.failures)))
     }
 
-    /// The server did not answer.  It is asked after all others for a while, unless this may be about one name alone.
+    /// The server did not answer.  It is asked last for a while, unless the problem may concern only one name.
     pub(super) fn failed(&mut self, server: &Server, problem: Problem) {
         tracing::debug!(server = server.url, %problem, "a server of the directory did not answer");
-        // That all connections are in use says nothing about the server.
+        // Connections that are all in use say nothing about the server.
         if problem.is_outage() && !matches!(problem, Problem::Busy(_)) {
             *server.lock_failed_at() = Some(self.servers.clock.elapsed());
         }
@@ -192,7 +192,7 @@ impl Server {
         *self.lock_failed_at()
     }
 
-    /// A connection that searches: bound as `bind_dn`, or by nobody where there is none.
+    /// A connection for searches: bound as `bind_dn`, or anonymous without `bind_dn`.
     pub(super) async fn reader(&self, deadline: Instant) -> Result<Lease<'_>, Problem> {
         let permit = self.readers.permit(deadline).await?;
         match self.readers.take_idle() {
@@ -226,7 +226,7 @@ impl Server {
         Ok(lease)
     }
 
-    /// A connection by which somebody binds.  The last person who bound on it may still be bound.
+    /// A connection for the bind of a person.  The previous person may still be bound on it.
     pub(super) async fn bind_connection(&self, deadline: Instant) -> Result<Lease<'_>, Problem> {
         let permit = self.binds.permit(deadline).await?;
         match self.binds.take_idle() {
@@ -276,8 +276,8 @@ async fn resolve(
     permit: OwnedSemaphorePermit,
 ) -> Result<(Vec<SocketAddr>, OwnedSemaphorePermit), Problem> {
     let host = host.to_owned();
-    // getaddrinfo cannot be given up.  The permit is held until it ends, whatever became of the question, so that there
-    // are never more such calls than connections.
+    // getaddrinfo cannot be cancelled.  The permit is held until it ends, even if the question ended, so that there are
+    // never more such calls than connections.
     let lookup = async move { (lookup_host((host.as_str(), port)).await.map(Iterator::collect), permit) };
     let (found, permit) =
         tokio::spawn(lookup).await.map_err(|error| Problem::Unresolvable(io::Error::other(error)))?;

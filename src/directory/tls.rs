@@ -1,4 +1,4 @@
-//! TLS to directories: always verified, by the CAs that the system trusts and those of `ldap.ca`.
+//! TLS to directories, always verified with the CAs that the system trusts and those of `ldap.ca`.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ impl Client {
     /// One that trusts these CAs in addition to the system's.
     ///
     /// # Errors
-    /// There is none at all.
+    /// There is no CA at all.
     pub(super) fn new(ca: &[CertificateDer<'static>]) -> Result<Self, Problem> {
         let mut roots = RootCertStore::empty();
-        // A system's file may hold certificates that rustls cannot use beside those that it can.
+        // A file of the system may contain some certificates that rustls cannot use.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots.add_parsable_certificates(ca.iter().cloned());
         if roots.is_empty() {

@@ -4,8 +4,8 @@
 //! (`verifier.rs`); right passwords are cached (`cache.rs`); wrong ones lock their user out (`lockout.rs`); and the
 //! time of an answer tells nothing (`timing.rs`).
 //!
-//! Checks and the admin listener have a verifier each: what strangers try at the gateway neither locks an
-//! administrator out nor takes the administrators' turn.  They share the memory of hashes.
+//! Checks and the admin listener have a verifier each: attempts at the gateway neither lock an administrator out nor
+//! delay one.  Both share the memory for hashes.
 
 mod cache;
 mod lockout;
@@ -27,13 +27,13 @@ const ADMIN_PARALLEL: usize = 1;
 /// The result of verifying a user's password.
 #[derive(Debug)]
 pub enum PasswordResult {
-    /// The password is the user's.
+    /// The password is right.
     Right(Arc<Principal>),
     /// The user is unknown or the password wrong.
     Wrong,
-    /// The user is locked out, whatever password is tried, but for one that is cached as right.
+    /// The user is locked out for every password, except one that is cached as right.
     Locked,
-    /// It could not be verified in time.  The verification goes on in the background, and its result is cached.
+    /// It could not be verified in time.  The verification continues in the background, and its result is cached.
     Unverified,
 }
 
@@ -88,8 +88,8 @@ impl Passwords {
         result
     }
 
-    /// Drops what is cached of users who are gone or whose password changed, and the failures of names that nobody
-    /// has any more.
+    /// Drops the cached passwords of users who are gone or whose password changed, and the failures of names that no
+    /// longer exist.
     pub fn forget_changed(&self, before: &Users, now: &Users) {
         for verifier in [&self.checks, &self.admin] {
             verifier.forget_changed(before, now);

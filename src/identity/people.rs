@@ -1,9 +1,9 @@
-//! People of a directory: their passwords ([`asking`]), their sessions ([`sessions`]), their keys ([`owners`]), and the
-//! principals that they become ([`principal`]).  Those of providers have sessions alone ([`providers`]).
+//! People of a directory: their passwords ([`verification`]), their sessions ([`sessions`]), their keys ([`owners`]),
+//! and their principals ([`principal`]).  People of providers have only sessions ([`providers`]).
 //!
-//! A person's **claims** are what the source said when it was asked last: the directory's `Entry`, the provider's ID
-//! token.  The rules in force make a principal of them: another role for a group counts at the next request, not at the
-//! next log-in.
+//! The **claims** of a person are the last answer of the source: the directory's `Entry`, or the provider's ID token.
+//! The current rules turn the claims into a principal, so a new role for a group takes effect at the next request, not
+//! at the next log-in.
 
 mod in_flight;
 mod memory;
@@ -37,38 +37,39 @@ use crate::person::PersonId;
 use crate::secret::Secret;
 use crate::snapshot::{Snapshot, SnapshotStore};
 
-/// People of whom is remembered what the directory said of late, that it said nothing, or that a line was logged.
+/// The maximum number of people in each of the memories: recent answers of the directory, missing answers, and log
+/// lines.
 const MAX_REMEMBERED: usize = 10_000;
-/// How often a line says the same of the same person.
+/// The minimum time between two log lines with the same reason about the same person.
 const LOG_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
-/// People of the directory.  A clone is the same.
+/// People of the directory.  Clones share the state.
 #[derive(Clone)]
 pub struct People {
     checks: Arc<Listener>,
     admin: Arc<Listener>,
     rechecks: Arc<Rechecks>,
-    /// The reasons, with a name, that a line gave of late.
+    /// The reasons, with a name, that were logged recently.
     logged: Arc<Mutex<BoundedMap<String, ()>>>,
-    /// The people of whom it was written of late that they came by a password.
+    /// The people who authenticated with a password and were recorded recently.
     seen: Arc<Mutex<BoundedMap<PersonId, ()>>>,
-    /// The rules in force; see [`People::follow`].
+    /// The current rules; see [`People::follow`].
     snapshots: Arc<OnceLock<SnapshotStore>>,
     clock: Clock,
 }
 
-/// What each listener has of its own: a directory that hangs for the one does not keep the other waiting.
+/// The separate state of each listener: a directory that hangs for one listener does not delay the other.
 struct Listener {
     verifier: PasswordVerifier,
-    /// Started when somebody is first asked about.
+    /// Started at the first question.
     directory: Mutex<Option<Arc<Directory>>>,
-    /// Whether anything is asked at all.
+    /// Whether the directory may be asked.
     may_query: bool,
     clock: Clock,
 }
 
 impl People {
-    /// People of whom nothing is known yet.  Nobody is asked before somebody comes.
+    /// Empty state.  The directory is not asked before the first log-in.
     ///
     /// # Errors
     /// The operating system has no randomness.
@@ -88,7 +89,7 @@ impl People {
         })
     }
 
-    /// The same where the directory is never asked: it counts as one that does not answer.
+    /// The same, but the directory is never asked and counts as unavailable.
     ///
     /// # Errors
     /// As [`People::new`].
@@ -96,18 +97,18 @@ impl People {
         Self::with(clock, false)
     }
 
-    /// Decides from now on by the rules that are in force when something is written down, whatever they were when the
-    /// question began.  The first call counts.
+    /// From now on records are written under the rules that are current at the time of writing, not at the start of the
+    /// question.  Later calls have no effect.
     pub fn follow(&self, snapshots: SnapshotStore) {
         let _ = self.snapshots.set(snapshots);
     }
 
-    /// The rules in force, or these where nothing is followed.
+    /// The current rules, or these where nothing is followed.
     fn current(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
         self.snapshots.get().map_or_else(|| Arc::clone(snapshot), SnapshotStore::current)
     }
 
-    /// How often questions of each listener, `check` and `admin`, had each result.
+    /// The number of questions of each listener, `check` and `admin`, with each result.
     pub fn questions(&self) -> impl Iterator<Item = (&'static str, QuestionResult, u64)> {
         [("check", &self.checks), ("admin", &self.admin)].into_iter().flat_map(|(name, listener)| {
             let counts = &listener.verifier.counts;
@@ -115,10 +116,10 @@ impl People {
         })
     }
 
-    /// Verifies the password of somebody in the directory.  `name` is normalised, and no configured user's.
+    /// Verifies the password of a person in the directory.  `name` is normalised, and not that of a configured user.
     ///
     /// # Errors
-    /// A wrong password, nobody, or not known in time.
+    /// The password is wrong, the user is unknown, or the answer is not known in time.
     pub async fn verify(
         &self,
         name: &str,
@@ -168,7 +169,7 @@ impl People {
             Answer::Pending => DenyReason::DirectoryPending,
         };
         if matches!(denial, DenyReason::WrongPassword | DenyReason::UserLocked) {
-            // As a wrong password of a configured user.
+            // The same time as for a wrong password of a configured user.
             tokio::time::sleep_until(end.into()).await;
         }
         Err(denial)
@@ -181,7 +182,7 @@ impl People {
         }
     }
 
-    /// Says once in a while why somebody is nobody.
+    /// Logs why a person is rejected, at most once in [`LOG_INTERVAL`] for the same reason and person.
     fn log_rejection(&self, user: Option<&str>, reason: &'static str) {
         let (key, now) = (format!("{reason} {}", user.unwrap_or_default()), self.clock.elapsed());
         let mut logged = lock(&self.logged);
@@ -198,8 +199,8 @@ impl Listener {
         Ok(Self { verifier, directory: Mutex::default(), may_query, clock: clock.clone() })
     }
 
-    /// The client, which is started when it is first needed; `None` when nobody may be asked, or the operating system gives
-    /// no thread.
+    /// The client, which is started at the first use; `None` when the directory may not be asked, or the operating
+    /// system gives no thread.
     fn directory(&self) -> Option<Arc<Directory>> {
         if !self.may_query {
             return None;
@@ -217,18 +218,18 @@ impl Listener {
     }
 }
 
-/// What the log says of a name that is nobody's.
+/// What is logged about a rejected name.
 enum LoggedRejection {
-    /// The reason and the name: it leads to an entry.
+    /// The reason and the name: the name leads to an entry.
     WithName,
-    /// The reason alone: it says something of the directory, whatever was typed.
+    /// Only the reason: it concerns the directory, not the name.
     WithoutName,
     /// Nothing.
     Nothing,
 }
 
-/// What the log says, as far as an operator can do something about it.  A name that leads to no entry is not logged: it may
-/// be a password that was typed into the wrong field.
+/// Logs only rejections that an operator can act on.  A name without an entry is not logged: it may be a password that
+/// was typed into the wrong field.
 fn logged_rejection(reason: RejectionReason) -> LoggedRejection {
     match reason {
         RejectionReason::SeveralEntries
@@ -247,7 +248,7 @@ fn logged_rejection(reason: RejectionReason) -> LoggedRejection {
     }
 }
 
-/// Nothing that holds a lock can panic half way through a change, so a poisoned state is sound.
+/// No code panics in the middle of a change while it holds a lock, so a poisoned state is consistent.
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_waits_for_one_request_and_shares_its_failure() {
+    async fn all_callers_wait_for_one_request_and_share_its_failure() {
         let kept = Arc::new(Cached::<u8>::default());
         let started = Arc::new(AtomicUsize::new(0));
         for outcome in [Err(failure()), Ok(7)] {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_nobody_waits_for_any_more_harms_nobody() {
+    async fn an_abandoned_request_does_not_affect_later_ones() {
         let kept = Cached::<u8>::default();
         {
             let abandoned = kept.get(at(1), HOUR, pending);

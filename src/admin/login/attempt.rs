@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_is_found_by_its_own_browser_within_ten_minutes_and_nobody_else() {
+    fn an_attempt_is_found_only_by_its_own_browser_and_within_ten_minutes() {
         let attempt = begin(1_000);
         let (cookie, state) = (cookie_of(&attempt), attempt.state.clone());
         let found = find(&cookie, &state, "corporate", None, 1, 1_599).ok().unwrap();

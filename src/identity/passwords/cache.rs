@@ -15,13 +15,13 @@ use crate::secret::Secret;
 pub(super) const MAX_ENTRIES: usize = 10_000;
 /// Rejections that wait for their caller to ask again.  One more evicts the oldest.
 const MAX_REJECTIONS: usize = 1024;
-/// How long a rejection waits for its caller to ask again, who was told to do so after a second.
+/// How long a rejection waits for its caller to ask again.  The caller was told to do so after a second.
 const REJECTION_TTL: Duration = Duration::from_secs(5);
 
 /// A pair of user and password: its HMAC, so that memory holds no password and nothing to guess one from.
 pub(super) type CacheKey = [u8; 32];
 
-/// Makes cache keys, with a random key of its own.
+/// Makes cache keys with its own random key.
 pub(super) struct CacheKeys(Hmac<Sha256>);
 
 impl CacheKeys {
@@ -66,7 +66,7 @@ impl VerifiedCache {
         }
     }
 
-    /// Keeps the pairs of these users alone.
+    /// Keeps only the pairs of these users.
     pub fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
         let Self { users, oldest_first } = self;
         users.retain(|_, user| is_kept(user));
@@ -89,10 +89,10 @@ impl VerifiedCache {
     }
 }
 
-/// The rejections that nobody waited for.
+/// The rejections that no caller waited for.
 ///
-/// A caller whose wait is shorter than a verification asks again.  Without these, each time could begin a verification
-/// that the next one comes too late for.
+/// A caller with a wait shorter than a verification asks again.  Without this cache each retry could start a
+/// verification that ends too late for it.
 #[derive(Default)]
 pub(super) struct UnreadRejections(VecDeque<(Instant, CacheKey, AttemptResult)>);
 
@@ -104,7 +104,7 @@ impl UnreadRejections {
         }
     }
 
-    /// Takes the rejection of a pair: it answers one caller, and the next one begins a verification.
+    /// Takes the rejection of a pair: it answers one caller, and the next one starts a verification.
     pub fn take(&mut self, key: &CacheKey, now: Instant) -> Option<AttemptResult> {
         self.0.retain(|(made_at, _, _)| now.duration_since(*made_at) < REJECTION_TTL);
         let index = self.0.iter().position(|(_, other, _)| other == key)?;

@@ -14,7 +14,7 @@ const LOCKOUT_TIME: Duration = Duration::from_secs(5 * 60);
 pub(super) enum AttemptResult {
     Right,
     Wrong,
-    /// The user is locked out: whether the password is right does not matter.
+    /// The user is locked out, whether or not the password is right.
     Locked,
 }
 
@@ -31,7 +31,7 @@ struct Failures {
 }
 
 impl Lockout {
-    /// Records an attempt.  `user` is `None` when nobody has the name.
+    /// Records an attempt.  `user` is `None` for an unknown name.
     pub fn record(&mut self, user: Option<&Arc<str>>, matches: bool, now: Instant) -> AttemptResult {
         let Some(user) = user else {
             return AttemptResult::Wrong;
@@ -47,7 +47,7 @@ impl Lockout {
         AttemptResult::Right
     }
 
-    /// Keeps the failures of these users alone.
+    /// Keeps only the failures of these users.
     pub fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
         self.users.retain(|user, _| is_kept(user));
     }

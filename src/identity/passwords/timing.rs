@@ -1,7 +1,7 @@
-//! Response times that tell nothing.
+//! Response times that reveal nothing.
 //!
-//! A rejection is answered when the caller has waited as long as it ever waits, whatever the cause.  A verification
-//! that ends in one goes on for as long as that of the costliest hash, so that load does not tell users apart either.
+//! A rejection is answered at the end of the caller's maximum wait, whatever the cause.  A verification that ends in a
+//! rejection continues for as long as that of the costliest hash, so that the load does not distinguish users either.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub(super) struct HashTime {
     pub took: Duration,
 }
 
-/// What a verification does after its own hash, so that a rejection takes as long as that of the costliest hash.
+/// The extra work after a hash, so that a rejection takes as long as that of the costliest hash.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ExtraWork {
     None,
@@ -38,7 +38,7 @@ impl ExtraWork {
     }
 }
 
-/// When a caller whose wait ends at `end` is answered, if that is not at once.
+/// When to answer a caller whose wait ends at `end`, if not at once.
 pub(super) fn answer_at(result: &super::PasswordResult, end: Instant) -> Option<Instant> {
     match result {
         super::PasswordResult::Wrong | super::PasswordResult::Locked => Some(end),

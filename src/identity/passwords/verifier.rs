@@ -44,7 +44,7 @@ pub(super) struct Verifier {
     running: Arc<Semaphore>,
     /// Verifications that run or wait.
     pending: Arc<Semaphore>,
-    /// A verification waits for memory after its turn has come, so few of each listener wait here.
+    /// A verification waits for memory after it has a permit to run, so few of each listener wait here.
     pub memory: HashMemory,
     state: Arc<Mutex<VerifierState>>,
 }
@@ -60,10 +60,10 @@ struct VerifierState {
     costliest: Option<HashTime>,
 }
 
-/// What the state knows of a pair of user and password.
+/// The state of a pair of user and password.
 enum Lookup {
     Verified,
-    /// It was rejected a moment ago, and nobody waited for that.
+    /// It was rejected a moment ago, and no caller waited for the result.
     Rejected(AttemptResult),
     InFlight(watch::Receiver<Option<AttemptResult>>),
     /// Too many verifications are pending.
@@ -71,7 +71,7 @@ enum Lookup {
 }
 
 impl VerifierState {
-    /// Looks a pair up, and starts its verification when nothing is known of it.
+    /// Looks a pair up, and starts its verification if the result is not known.
     fn get_or_start(
         &mut self,
         key: CacheKey,
@@ -93,7 +93,7 @@ impl VerifierState {
         Lookup::InFlight(result)
     }
 
-    /// Records what a verification found.
+    /// Records the result of a verification.
     fn record(
         &mut self,
         key: CacheKey,
@@ -189,8 +189,8 @@ impl Verifier {
         Some(receiver)
     }
 
-    /// Drops the cached passwords of users who are gone or have another hash now, and the failures of names that
-    /// nobody has any more.
+    /// Drops the cached passwords of users who are gone or have another hash now, and the failures of names that no
+    /// longer exist.
     pub fn forget_changed(&self, before: &Users, now: &Users) {
         let is_unchanged = |name: &str| match (before.get(name), now.get(name)) {
             (Some(before), Some(now)) => before.hash.as_str() == now.hash.as_str(),
@@ -206,7 +206,7 @@ impl Verifier {
     }
 }
 
-/// The result of a right password: wrong, when nobody has the name.
+/// The result of a right password: wrong for an unknown name.
 fn right(user: Option<&User>) -> PasswordResult {
     user.map_or(PasswordResult::Wrong, |user| PasswordResult::Right(Arc::clone(&user.principal)))
 }
@@ -227,7 +227,7 @@ struct Verification {
     /// The memory that it acquires: that of the largest hash, so that all wait alike.
     kib: u32,
     password: Secret,
-    /// The user's name; `None` when nobody has it.
+    /// The user's name; `None` when it is unknown.
     user: Option<Arc<str>>,
     running: Arc<Semaphore>,
     memory: HashMemory,
@@ -270,7 +270,7 @@ async fn verify(hash: &PasswordHash, password: &Secret) -> Option<bool> {
     tokio::task::spawn_blocking(move || hash.verify(password.expose().as_bytes())).await.ok()
 }
 
-/// Nothing that holds the lock can panic half way through a change, so a poisoned state is sound.
+/// No code panics in the middle of a change while it holds the lock, so a poisoned state is consistent.
 fn lock(state: &Mutex<VerifierState>) -> MutexGuard<'_, VerifierState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_at_one_listener_holds_up_nobody_at_the_other() {
+    async fn a_flood_at_one_listener_does_not_delay_the_other() {
         let passwords = Passwords::new(2).unwrap();
         let users = users(&[("alice", "hunter2")]);
         let secret = Secret::new("hunter2".to_owned());
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_listeners_share_the_memory_and_nobody_takes_more_than_there_is() {
+    async fn both_listeners_share_the_memory_within_its_limit() {
         let memory = HashMemory::within(4 * 1024 * 1024);
         let (checks, admin) = (Verifier::new(8, memory.clone()).unwrap(), Verifier::new(1, memory).unwrap());
         assert!(Arc::ptr_eq(&checks.memory.free, &admin.memory.free));

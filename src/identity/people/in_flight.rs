@@ -1,4 +1,4 @@
-//! Questions that are under way: callers with the same question wait for the same answer.
+//! Questions in progress: callers with the same question wait for the same answer.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,18 +9,18 @@ use tokio::sync::watch;
 
 use super::lock;
 
-/// The questions under way, by what they ask.  A clone is the same.
+/// The questions in progress, by their key.  Clones share the state.
 pub(super) struct InFlight<K, A>(Arc<Mutex<HashMap<K, Awaited<A>>>>);
 
-/// The answer to a question, perhaps not there yet.
+/// The answer to a question, which may be pending.
 pub(super) struct Awaited<A>(watch::Receiver<Option<A>>);
 
-/// What came of waiting.
+/// The result of waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Waited<A> {
     /// The answer.
     Answered(A),
-    /// The question is still under way.
+    /// The question is still in progress.
     Pending,
     /// The question panicked.
     Failed,
@@ -31,23 +31,23 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     A: Clone + Send + Sync + 'static,
 {
-    /// None under way.
+    /// No question is in progress.
     pub fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// How many are under way.
+    /// The number of questions in progress.
     pub fn len(&self) -> usize {
         lock(&self.0).len()
     }
 
-    /// The answer to a question under way.
+    /// The answer to a question in progress.
     pub fn get(&self, key: &K) -> Option<Awaited<A>> {
         lock(&self.0).get(key).cloned()
     }
 
-    /// Begins a question in a task of its own, which outlives its callers.  It is under way until it ends, however that
-    /// is; what is to be found then has to be written down before.
+    /// Starts a question in a separate task, which outlives its callers.  The question is in progress until the task
+    /// ends in any way.  It must store its result before that.
     pub fn begin(&self, key: K, question: impl Future<Output = A> + Send + 'static) -> Awaited<A> {
         let (sender, receiver) = watch::channel(None);
         let answer = Awaited(receiver);
@@ -57,7 +57,7 @@ where
             let end = end;
             let answer = question.await;
             drop(end);
-            // Nobody may wait any more.
+            // There may be no caller left.
             let _ = sender.send(Some(answer));
         });
         answer
@@ -87,7 +87,7 @@ impl<A: Clone> Awaited<A> {
     }
 }
 
-/// Takes a question out of those under way when it ends, also by a panic.
+/// Removes a question from those in progress when it ends, also by a panic.
 struct End<K: Hash + Eq, A> {
     key: K,
     questions: InFlight<K, A>,

@@ -1,4 +1,4 @@
-//! What is remembered for a while, in a bounded number of entries.
+//! Bounded memory for values that expire.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -21,7 +21,7 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
         Self { max, entries: HashMap::new(), oldest_first: VecDeque::new() }
     }
 
-    /// The entry, unless it is as old as this.
+    /// The entry, if it is younger than this.
     pub fn get(&self, key: &K, now: Duration, max_age: Duration) -> Option<&V> {
         let (made_at, value) = self.entries.get(key)?;
         (now.saturating_sub(*made_at) < max_age).then_some(value)
@@ -32,7 +32,7 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
         self.entries.remove(key);
     }
 
-    /// Inserts an entry, or makes it again.
+    /// Inserts an entry, or renews it.
     pub fn insert(&mut self, key: K, value: V, now: Duration) {
         self.entries.insert(key.clone(), (now, value));
         self.oldest_first.push_back((now, key));
@@ -40,14 +40,14 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
             let Some((made_at, oldest)) = self.oldest_first.pop_front() else {
                 return;
             };
-            // It may have been made again since.
+            // It may have been renewed since.
             if self.entries.get(&oldest).is_some_and(|(at, _)| *at == made_at) {
                 self.entries.remove(&oldest);
             }
         }
     }
 
-    /// Keeps these entries alone.
+    /// Keeps only these entries.
     pub fn retain(&mut self, mut is_kept: impl FnMut(&K, &V) -> bool) {
         let Self { entries, oldest_first, .. } = self;
         entries.retain(|key, (_, value)| is_kept(key, value));
@@ -61,17 +61,17 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
     }
 }
 
-/// A [`SlidingWindow`] for each of a bounded number of keys.  One in which a place is taken is not evicted.
+/// A [`SlidingWindow`] for each of a bounded number of keys.  A window with a taken place is not evicted.
 pub(super) struct Windows<K> {
     max_keys: usize,
     length: Duration,
     windows: HashMap<K, SlidingWindow>,
-    /// When the windows in which no place is taken were last looked for.
+    /// When empty windows were last removed.
     cleaned_at: Option<Duration>,
 }
 
 impl<K: Hash + Eq + Clone> Windows<K> {
-    /// How often empty windows are looked for while the limit is reached.
+    /// How often empty windows are removed while the limit is reached.
     const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
 
     /// Windows of this length for at most this many keys.
@@ -82,7 +82,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
     /// Takes one of the `max` places of a key.
     ///
     /// # Errors
-    /// None is free, or there are as many keys as may be.
+    /// No place is free, or the limit of keys is reached.
     pub fn try_take(&mut self, key: &K, now: Duration, max: usize) -> Result<(), NoPlace> {
         if let Some(window) = self.windows.get_mut(key) {
             return if window.try_take(now, max) { Ok(()) } else { Err(NoPlace::AllTaken) };
@@ -103,7 +103,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
         Ok(())
     }
 
-    /// Gives back the place of a key that was taken at this time.
+    /// Releases the place of a key that was taken at this time.
     pub fn give_back(&mut self, key: &K, taken_at: Duration) {
         let Some(window) = self.windows.get_mut(key) else { return };
         window.give_back(taken_at);
@@ -112,7 +112,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
         }
     }
 
-    /// The places of a key that are taken.
+    /// The number of taken places of a key.
     pub fn taken(&mut self, key: &K, now: Duration) -> usize {
         self.windows.get_mut(key).map_or(0, |window| window.taken(now))
     }
@@ -121,9 +121,9 @@ impl<K: Hash + Eq + Clone> Windows<K> {
 /// Why no place is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoPlace {
-    /// All places of the key are.
+    /// All places of the key are taken.
     AllTaken,
-    /// There are as many keys as may be.
+    /// The limit of keys is reached.
     TooManyKeys,
 }
 
@@ -134,7 +134,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_oldest_entry_goes_first_and_one_that_was_made_anew_stays() {
+    fn the_oldest_entry_goes_first_and_a_renewed_one_stays() {
         let mut map = BoundedMap::new(3);
         for (second, key) in [(1, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "d")] {
             map.insert(key, second, SECOND * second);

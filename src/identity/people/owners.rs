@@ -1,13 +1,14 @@
-//! The people whose API keys are used: who they are now.
+//! The owners of API keys: who they are now.
 //!
-//! A person's key says only whose it is.  A user of the configuration is looked up in the snapshot; people of directories and
-//! providers, who have no session as a rule, in their records, of whose claims the rules in force make a principal.  A
-//! process that decides about nobody goes by what the record says ([`crate::keys::people`]).
+//! A person's key only names its owner.  A user of the configuration is looked up in the snapshot.  People of
+//! directories and providers, who usually have no session, are looked up in their records; the current rules turn the
+//! claims of a record into a principal.  A process that does not decide about people uses the actor of the record
+//! ([`crate::keys::people`]).
 //!
-//! The directory is asked about owners once an hour ([`People::check_owners`]).  A record ends when the directory has the
-//! person no longer, when the rules make nobody of them, and when they were not seen for `keys.person_max_idle`: logging in
-//! counts as being seen, and using a session of the directory; using a key does not.  From then on the keys are disabled,
-//! until the person logs in again.
+//! The directory is asked about owners once an hour ([`People::check_owners`]).  A record ends when the person is no
+//! longer in the directory, when the rules reject the person, and when the person was not seen for
+//! `keys.person_max_idle`.  A log-in and the use of a session of the directory count as being seen; the use of a key
+//! does not.  From then on the keys are disabled, until the person logs in again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,22 +26,23 @@ use crate::person::{PersonId, PersonSource};
 use crate::snapshot::Snapshot;
 use crate::token::TokenDigest;
 
-/// How long what the directory said of the owner of a key counts.
+/// How long an answer of the directory about the owner of a key is valid.
 pub const OWNER_RECHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How often it is written that somebody came by a password.
+/// The minimum time between two records of the same person who authenticates with a password.
 pub(super) const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Who knows who people are.
+/// Which process decides about people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::identity) enum DecidedBy {
     /// This process.
     Us,
-    /// Another one, which writes it down.
+    /// Another process, which writes records.
     Records,
 }
 
-/// What the rules in force make of the record of a person; `None`: nobody, or what the source said is not known.
+/// The principal of a person's record under the current rules; `None` when the rules reject the person, or the claims
+/// are not known.
 pub(super) fn under_rules(
     record: &PersonRecord,
     person: &PersonId,
@@ -62,12 +64,12 @@ pub(super) fn under_rules(
             })
         }
     };
-    // Claims from which another id follows by the rules of now are somebody else's.
+    // Claims that give another id under the current rules belong to another person.
     principal.filter(|principal| principal.person.as_ref().is_some_and(|made| made.id == *person))
 }
 
 impl People {
-    /// Who the owner of a key is now; `None` when they are gone.
+    /// The current principal of the owner of a key; `None` when the owner is gone.
     pub(in crate::identity) fn owner(
         &self,
         person: &PersonId,
@@ -93,7 +95,8 @@ impl People {
         }
     }
 
-    /// Records somebody who came by a password of the directory, who may make keys without a session.
+    /// Records a person who authenticated with a password of the directory: such a person may create keys without a
+    /// session.
     ///
     /// # Errors
     /// The store failed.
@@ -115,8 +118,8 @@ impl People {
         Ok(())
     }
 
-    /// Asks the directory about those owners of keys of whom it said nothing within the last hour.  Those who are gone end.
-    /// Where people bind directly nobody can be asked about without their password.
+    /// Asks the directory about the owners of keys about whom it gave no answer within the last hour.  The records of
+    /// people who are gone end.  Where people bind directly the directory cannot be asked without their password.
     pub async fn check_owners(
         &self,
         owners: Vec<PersonId>,

@@ -1,4 +1,4 @@
-//! The principals that people of directories and providers become under the rules in force.
+//! The principals of people of directories and providers under the current rules.
 
 use std::sync::Arc;
 
@@ -19,34 +19,34 @@ use crate::token::TokenDigest;
 
 /// The longest id of a person, in characters.
 const MAX_ID: usize = 190;
-/// The most that is kept of what a source says of a person, as JSON, in bytes.
+/// The maximum size of the claims of a person, as JSON, in bytes.
 const MAX_CLAIMS_BYTES: usize = 64 * 1024;
 
 /// Beginnings of the ids of keys and of service accounts, which no person may have.
 const RESERVED_IDS: [&str; 2] = ["key:", "sa:"];
 
-/// Why somebody whom the directory or a provider has is nobody here.
+/// Why a person of the directory or a provider is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PersonRejection {
     /// No entry of `roles` fits.
     NoRole,
-    /// The provider tells no id: the claim is missing, or is empty.
+    /// The provider gives no id: the claim is missing or empty.
     NoId,
     /// The provider's id is neither a text nor a whole number.
     NotOneId,
     /// The provider has not verified the email, which `allowed_domains` needs.
     EmailNotVerified,
-    /// The domain of the email is none of `allowed_domains`.
+    /// The domain of the email is not in `allowed_domains`.
     OtherDomain,
     /// The id begins like that of a key or a service account.
     ReservedId,
     /// A token or a user of the configuration has the id.
     ConfiguredId,
-    /// The id is longer than 190 characters, or holds one that cannot be printed.
+    /// The id is longer than 190 characters, or has a character that cannot be printed.
     IllegalId,
-    /// The actor is not a legal one.
+    /// The actor is not valid.
     IllegalActor,
-    /// What the source says of the person is longer than 64 KiB, as JSON.
+    /// The claims are longer than 64 KiB as JSON.
     TooLarge,
 }
 
@@ -68,12 +68,12 @@ impl PersonRejection {
     }
 }
 
-/// What the directory said of the person of a session; `None` when it cannot be read.
+/// The directory's entry of the person of a session; `None` when it cannot be read.
 pub(super) fn claims(session: &Session) -> Option<Entry> {
     entry_of(session.claims.as_ref()?)
 }
 
-/// The directory's entry that claims are; `None` when they are none.
+/// The directory's entry in these claims; `None` when they are not an entry.
 pub(super) fn entry_of(claims: &Map<String, Value>) -> Option<Entry> {
     Entry::deserialize(claims).ok()
 }
@@ -89,7 +89,8 @@ pub(super) fn principal_of_session(
     })
 }
 
-/// What `make` makes of a session, once under each snapshot; `None` when the session is bound to something else.
+/// The principal that `make` builds for a session, once under each snapshot; `None` when the session has another
+/// binding.
 pub(super) fn cached_principal(
     session: &Session,
     binding: [u8; 32],
@@ -110,8 +111,8 @@ pub(super) fn cached_principal(
     Some(principal)
 }
 
-/// The record of a person that other processes go by; `None` for a principal that is no person, or that counts under some
-/// policies alone: a record cannot say so, and without it they count under none elsewhere.
+/// The record of a person for other processes; `None` for a principal that is not a person, or that is restricted to
+/// policies.  A record cannot hold a restriction, and without a record the person is not valid in other processes.
 pub fn record_of(principal: &Principal, now: Timestamp) -> Option<StoredPerson> {
     let person = principal.person.as_ref().filter(|_| principal.policies.is_none())?;
     let role = principal.actor.member("role").and_then(Value::as_str).and_then(Role::parse);
@@ -126,10 +127,10 @@ pub fn record_of(principal: &Principal, now: Timestamp) -> Option<StoredPerson> 
     })
 }
 
-/// The principal that an entry becomes under the rules in force.
+/// The principal of an entry under the current rules.
 ///
 /// # Errors
-/// Why it is nobody's.
+/// The reason why it is rejected.
 pub fn principal_of(
     entry: &Entry,
     settings: &LdapSettings,
@@ -149,7 +150,7 @@ pub fn principal_of(
     somebody.into_principal(snapshot, kind)
 }
 
-/// What is known of somebody before the rules that hold for people of every source made a person of them.
+/// The data of a person, before the checks that apply to people of every source.
 pub(super) struct PersonParts<'s> {
     pub(super) source: PersonSource,
     pub(super) subject: &'s str,
@@ -170,7 +171,7 @@ impl PersonParts<'_> {
         if RESERVED_IDS.iter().any(|reserved| subject.starts_with(reserved)) {
             return Err(PersonRejection::ReservedId);
         }
-        // What the store takes, and an index of PostgreSQL.
+        // The limits of the store, and of an index of PostgreSQL.
         if subject.chars().count() > MAX_ID || subject.chars().any(char::is_control) {
             return Err(PersonRejection::IllegalId);
         }
@@ -201,7 +202,7 @@ impl PersonParts<'_> {
     }
 }
 
-/// The principal of a user whose entry this was at `asked_at`, with what a session of theirs is made of.
+/// The principal of a user with this entry at `asked_at`, with the data for a session.
 pub(super) fn user_of(
     entry: &Entry,
     asked_at: Timestamp,
@@ -217,7 +218,7 @@ pub(super) fn user_of(
     Ok(principal)
 }
 
-/// The position of the first entry of `ldap.roles` that fits.
+/// The position of the first entry of `ldap.roles` that matches.
 pub fn fitting_role(groups: &[String], settings: &LdapSettings) -> Option<usize> {
     let groups: Vec<DistinguishedName> = groups.iter().filter_map(|group| group.parse().ok()).collect();
     let fits = |group: &Option<DistinguishedName>| group.as_ref().is_none_or(|group| groups.contains(group));

@@ -1,7 +1,7 @@
 //! People of a provider.
 //!
-//! A provider is asked at log-in alone: what it said then are the person's claims, for as long as the session lives.
-//! The rules in force make a principal of them at each use.
+//! A provider is asked only at log-in.  Its answer gives the claims of the person for the life of the session.  The
+//! current rules turn them into a principal at each use.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::keys::sessions::Session;
 use crate::person::{Claims, Person, PersonSource};
 use crate::snapshot::Snapshot;
 
-/// The principal of somebody who just logged in, with what a session of theirs is made of.
+/// The principal of a person who just logged in, with the data for a session.
 ///
 /// # Errors
-/// Why it is nobody's.
+/// The reason why the person is rejected.
 pub fn user_of(
     claims: Map<String, Value>,
     asked_at: Timestamp,
@@ -33,8 +33,8 @@ pub fn user_of(
     Ok(principal)
 }
 
-/// The principal of a session by its claims, made once under each snapshot; `None` when it is over: the provider left the
-/// configuration or is another one, or the person is nobody under the rules in force.
+/// The principal of a session by its claims, made once under each snapshot; `None` when it is over: the provider was
+/// removed from the configuration or replaced, or the current rules reject the person.
 pub fn principal_of_session(session: &Session, snapshot: &Snapshot) -> Option<Arc<Principal>> {
     let PersonSource::Provider(name) = &session.person.source else {
         return None;
@@ -45,10 +45,10 @@ pub fn principal_of_session(session: &Session, snapshot: &Snapshot) -> Option<Ar
     })
 }
 
-/// The principal that claims become under the rules in force.
+/// The principal of claims under the current rules.
 ///
 /// # Errors
-/// Why it is nobody's.
+/// The reason why the person is rejected.
 pub fn principal_of(
     claims: &Map<String, Value>,
     settings: &ProviderSettings,
@@ -70,10 +70,10 @@ pub fn principal_of(
     somebody.into_principal(snapshot, kind)
 }
 
-/// The id of a person: a text, or a whole number as some providers of plain OAuth 2 have it.
+/// The id of a person: a text, or a whole number, which some providers of plain OAuth 2 use.
 ///
 /// # Errors
-/// There is none, or it is something else.
+/// There is no id, or it has another type.
 pub fn subject_of(
     claims: &Map<String, Value>,
     settings: &ProviderSettings,
@@ -88,7 +88,7 @@ pub fn subject_of(
     }
 }
 
-/// Checks `allowed_domains`: of an email that the provider says it has verified, and by what is behind the last `@`.
+/// Checks `allowed_domains`: the email must be verified by the provider, and the domain is the part after the last `@`.
 fn check_domain(claims: &Map<String, Value>, settings: &ProviderSettings) -> Result<(), PersonRejection> {
     if settings.allowed_domains.is_empty() {
         return Ok(());
@@ -131,7 +131,7 @@ mod tests {
                             roles: [{claim: email, value: boss@corp.example, role: Admin}]}";
 
     #[test]
-    fn an_email_that_nobody_verified_gives_no_role() {
+    fn an_unverified_email_gives_no_role() {
         let claims =
             |verified: Value| json!({"sub": "m", "email": "boss@corp.example", "email_verified": verified});
         assert_eq!(id_of(BY_EMAIL, claims(json!(true))).as_deref(), Ok("corp:m"));

@@ -1,11 +1,11 @@
 //! The records of people in the store, for processes without an admin listener.
 //!
-//! A record is written at log-in and whenever the directory was asked again ([`super::sessions`]), and here: at the start and
-//! after each reload, when the rules may make another actor of a person, or nobody.
+//! A record is written at log-in and whenever the directory was asked again ([`super::sessions`]).  This module writes
+//! records at the start and after each reload, since new rules may give a person another actor or reject the person.
 //!
-//! Of people of providers nobody can be asked about.  A record of theirs holds for as long as they have a session, or a key.
-//! The records of people of directories and providers end when they were not seen for `keys.person_max_idle`: their keys are
-//! disabled then.
+//! A provider cannot be asked again about its people.  Their records are valid for as long as they have a session or a
+//! key.  The records of people of directories and providers end when the people were not seen for
+//! `keys.person_max_idle`; their keys are disabled then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ use crate::person::{PersonId, PersonSource};
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::token::TokenDigest;
 
-/// The pause before records are written again that the store did not take.
+/// The pause before another attempt to write records that the store did not accept.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How often it is looked whose sessions were used, and whose have ended.
+/// How often used and ended sessions are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keeps the records of people in step with the rules in force and with the directory, for as long as it is polled.
+/// Keeps the records of people up to date with the current rules and with the directory, for as long as it is polled.
 pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clock: Clock) {
     let mut replacements = snapshots.replacements();
     keys.first_read().await;
@@ -43,7 +43,7 @@ pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clo
             let snapshot = snapshots.current();
             // The store has logged why.
             is_written = write_all(&snapshot, &keys, &clock).await.is_ok();
-            // Whose sessions the store did not let end may have a record again.
+            // A person whose sessions could not be ended may have a record again.
             if let Some(settings) = &snapshot.ldap {
                 people.retry_ending(settings, &keys).await;
             }
@@ -63,10 +63,9 @@ pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clo
     }
 }
 
-/// Does what time makes necessary: asks the directory again about people whose sessions were used
-/// ([`People::check_used_sessions`]) and about owners of keys ([`People::check_owners`]), and ends people of providers who
-/// have neither session nor key, and those who were not seen for long.  The store has logged an
-/// error; the next time it is tried again.
+/// The periodic work: asks the directory again about people with used sessions ([`People::check_used_sessions`]) and
+/// about owners of keys ([`People::check_owners`]).  Ends people of providers who have neither session nor key, and
+/// people who were not seen for `keys.person_max_idle`.  The store logs an error; the next call tries again.
 pub async fn sweep(snapshot: &Arc<Snapshot>, keys: &Arc<Keys>, people: &People, clock: &Clock) {
     if snapshot.ldap.is_none() && snapshot.providers.is_empty() {
         return;
@@ -103,7 +102,7 @@ async fn end_idle(snapshot: &Snapshot, keys: &Keys) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes the records that differ from what the rules say.
+/// Writes the records that differ under the current rules.
 ///
 /// # Errors
 /// The store failed.
@@ -134,13 +133,13 @@ pub async fn write_all(snapshot: &Snapshot, keys: &Keys, clock: &Clock) -> Resul
             }
         }
     }
-    // Those who have no record, or one that ended.
+    // People without a record, or with a record that ended.
     for (person, session) in sessions {
         let Some(settings) = &snapshot.ldap else {
             end_sessions(&person, "not_configured", keys).await?;
             continue;
         };
-        // Of somebody of whom nothing was heard for too long it ended for that.
+        // The record of a person without a recent answer of the directory stays ended.
         let age = clock.now().duration_since(session.checked_at).unsigned_abs();
         if age < RECHECK_INTERVAL + RECHECK_GRACE {
             write_person(&session, settings, snapshot, keys, clock).await?;
@@ -176,8 +175,7 @@ async fn write(keys: &Keys, record: &StoredPerson) -> Result<(), StoreError> {
     if is_known { Ok(()) } else { keys.record_person(record).await }
 }
 
-/// Writes down who somebody without a session is now, by what their source said of them last.  That does not count as their
-/// being seen.
+/// Writes the current record of a person without a session, from the last claims.  That does not count as being seen.
 async fn write_without_session(
     person: &PersonId,
     snapshot: &Snapshot,
@@ -186,7 +184,7 @@ async fn write_without_session(
     let record = keys.find_person(person).filter(|record| record.ended_at.is_none());
     let Some(record) = record else { return Ok(()) };
     let claims = record.claims();
-    // A program of an older version wrote the record: who has no key is written down at the next log-in.
+    // An older version wrote the record: for a person without a key it is written at the next log-in.
     if claims.is_none() && !keys.is_owner(person) {
         return Ok(());
     }
@@ -197,14 +195,14 @@ async fn write_without_session(
     }
 }
 
-/// The record of somebody with a session, as this principal.
+/// The record of a person with a session, as this principal.
 fn record_in_session(principal: &Principal, session: &Session, clock: &Clock) -> Option<StoredPerson> {
     let record = record_of(principal, clock.now())?;
     Some(StoredPerson { claims: session.claims.clone(), ..record })
 }
 
-/// Writes down who somebody with a session of the directory is now.  Of sessions that were opened under other settings
-/// nobody knows whose they are now: they end.
+/// Writes the current record of a person with a session of the directory.  Sessions that were opened under other
+/// settings end, since their ids may now belong to other people.
 async fn write_person(
     session: &Session,
     settings: &LdapSettings,
@@ -223,7 +221,7 @@ async fn write_person(
     }
 }
 
-/// Writes down who somebody with a session of a provider is now.  The sessions of somebody who is nobody end.
+/// Writes the current record of a person with a session of a provider.  The sessions of a rejected person end.
 async fn write_person_of_provider(
     session: &Session,
     snapshot: &Snapshot,
@@ -251,7 +249,7 @@ async fn write_person_of_provider(
     }
 }
 
-/// The principal of a provider's session under the rules in force.
+/// The principal of a provider's session under the current rules.
 ///
 /// # Errors
 /// Why there is none: the word for the audit log.
@@ -271,18 +269,19 @@ fn provider_principal(session: &Session, snapshot: &Snapshot) -> Result<Arc<Prin
     principal.map(Arc::new).map_err(PersonRejection::as_str)
 }
 
-/// Ends the people of providers who have none of these sessions, which are all of providers, and no key.
+/// Ends the people of providers who have neither a key nor one of these sessions, which are all sessions of providers.
 async fn end_absent(sessions: &HashMap<PersonId, Arc<Session>>, keys: &Keys) -> Result<(), StoreError> {
     for person in keys.people_of_providers() {
         if !sessions.contains_key(&person) && !keys.is_owner(&person) {
-            // Another replica may have opened one by now.
+            // Another replica may have opened a session meanwhile.
             keys.end_person_without_session(&person).await?;
         }
     }
     Ok(())
 }
 
-/// Writes again the records that ended of people who have one of these sessions: the last one was over while they logged in.
+/// Writes the ended records of people with one of these sessions again: the previous session was over while they logged
+/// in.
 async fn write_ended(
     sessions: &HashMap<PersonId, Arc<Session>>,
     snapshot: &Snapshot,
@@ -301,7 +300,7 @@ async fn write_ended(
     Ok(())
 }
 
-/// Ends the sessions of somebody who is nobody under the rules in force.
+/// Ends the sessions of a person whom the current rules reject.
 async fn end_sessions(person: &PersonId, reason: &'static str, keys: &Keys) -> Result<(), StoreError> {
     let ended = keys.end_sessions_because(person, reason).await?;
     tracing::info!(

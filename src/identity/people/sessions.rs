@@ -1,10 +1,10 @@
-//! Sessions of a directory's people: how long their claims count; and asking the directory again, about people with sessions
-//! and with keys.
+//! Sessions of people of the directory: how long their claims are valid, and rechecks with the directory about people
+//! with sessions and with keys.
 //!
-//! A process that decides about people asks again when a session is used whose claims are due
-//! ([`People::in_session`]), and once a minute about those that are used elsewhere ([`People::check_used_sessions`]).  What
-//! the directory says then is kept in memory, written into the person's sessions, and recorded for the processes that
-//! decide about nobody.  Those honour claims that are due for [`RECHECK_GRACE`] of use and no longer ([`is_overdue`]).
+//! A process that decides about people asks again when a session with due claims is used ([`People::in_session`]), and
+//! once a minute about sessions that are used in other processes ([`People::check_used_sessions`]).  The answer is kept
+//! in memory, written into the person's sessions, and recorded for the processes that do not decide about people.
+//! Those accept due claims for [`RECHECK_GRACE`] of use and no longer ([`is_overdue`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,28 +31,28 @@ use crate::token::TokenDigest;
 
 /// How old the claims of a session may be before they are due: the directory is asked again.
 pub const RECHECK_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// How much longer a session lives on claims that are due while the directory does not answer.
+/// How much longer a session lives on due claims while the directory does not answer.
 pub const RECHECK_GRACE: Duration = Duration::from_secs(60 * 60);
-/// How long after log-in a session ends whose person cannot be asked about without the password.
+/// The life of a session after log-in where the directory cannot be asked without the password.
 pub const DIRECT_SESSION_TTL: Duration = Duration::from_secs(60 * 60);
-/// How long nobody asks about a person again after the directory did not answer.
+/// How long the directory is not asked about a person again after it did not answer.
 const RECHECK_PAUSE: Duration = Duration::from_secs(10);
-/// How long [`People::check_used_sessions`] begins questions; about whom is left it asks the next time.
+/// How long [`People::check_used_sessions`] starts questions.  The next call asks about the remaining people.
 pub(super) const SWEEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// People about whom the directory is asked at the same time.
 const MAX_RECHECKS: usize = 64;
-/// Sessions that are looked at before other tasks of the thread have their turn.
+/// The number of sessions that are examined before the task yields.
 const SESSIONS_AT_A_TIME: usize = 1000;
 
-/// A person of the directory that settings with this binding mean.
+/// A person of the directory, with the binding of the settings.
 type BoundPerson = (PersonId, [u8; 32]);
 
-/// What the directory says of somebody who has a session.
+/// The answer of the directory about a person who has a session.
 #[derive(Clone)]
 pub(super) enum Finding {
     /// The person's entry.
     Found(Arc<Entry>),
-    /// The person is gone, or nobody under the rules in force: why.
+    /// The person is gone, or the current rules reject the person: why.
     Gone(&'static str),
 }
 
@@ -65,46 +65,46 @@ enum RecheckAnswer {
     Nothing,
 }
 
-/// Whether a question shows that its person is there.
+/// Whether the cause of a question counts as a sign of the person's activity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// They use a session.
+    /// The person uses a session.
     Yes,
-    /// A key of theirs exists.
+    /// The person only has a key.
     No,
 }
 
-/// What is known of a person whose claims are due.
+/// The result of a recheck of a person with due claims.
 pub(super) enum Known {
-    /// What the directory says, or said within [`RECHECK_INTERVAL`].
+    /// The answer of the directory, now or within [`RECHECK_INTERVAL`].
     Said(Finding),
     /// It did not answer, now or within [`RECHECK_PAUSE`].
     NoAnswer,
     /// It has not answered yet.
     Pending,
-    /// It is not asked: too much is asked already, or nobody may be asked.
+    /// It is not asked: too many questions are in progress, or the directory may not be asked.
     NotAsked,
 }
 
-/// The rechecks under way, and what is remembered of those that ended.
+/// The rechecks in progress, and the memory of earlier ones.
 pub(super) struct Rechecks {
     in_flight: InFlight<BoundPerson, RecheckAnswer>,
     memory: Mutex<Memory>,
-    /// Whether anybody is in [`Memory::unended`], for Checks, which need no lock as long as nobody does.
+    /// Whether [`Memory::unended`] has an entry.  Checks need no lock as long as it has none.
     has_unended: AtomicBool,
 }
 
 struct Memory {
-    /// What the directory said last, and when it was asked, in case that the store cannot keep it.
+    /// The last answer of the directory, and when it was asked, in case the store cannot keep it.
     findings: BoundedMap<BoundPerson, (Timestamp, Finding)>,
-    /// About whom it was asked in vain since it last answered.
+    /// The people about whom it did not answer since its last answer.
     failures: BoundedMap<BoundPerson, ()>,
-    /// The last question of all ended without an answer, and not because of its person.
+    /// The latest question got no answer, for a reason that does not concern its person.
     is_silent: bool,
-    /// Of the people whose sessions are used although their claims are due: the time of the claims, and since when this
-    /// process knows.
+    /// People with used sessions and due claims: the time of the claims, and since when this process knows.
     overdue: HashMap<BoundPerson, (Timestamp, Duration)>,
-    /// People who are gone, and whose sessions or record the store did not let end: when the directory said so, and why.
+    /// People who are gone, but whose sessions or record could not be ended in the store: when the directory said so,
+    /// and why.
     unended: HashMap<BoundPerson, (Timestamp, &'static str)>,
 }
 
@@ -121,24 +121,25 @@ impl Rechecks {
     }
 }
 
-/// Whether claims of one instant are due at another.  Those of the future are, too, beyond what clocks may differ by: by
-/// which clock they were stamped nobody knows.
+/// Whether claims of one instant are due at another.  Claims from the future are due as well, beyond the tolerated
+/// difference of clocks, since it is not known which clock stamped them.
 fn is_due(checked_at: Timestamp, at: Timestamp) -> bool {
     at.duration_since(checked_at).unsigned_abs() >= RECHECK_INTERVAL
 }
 
-/// Whether a session was used for [`RECHECK_GRACE`] although its claims are due.  A process that decides about people would
-/// have asked the directory again by then, and written down what it said: there is none, or it cannot write, or the
+/// Whether a session was used for [`RECHECK_GRACE`] although its claims are due.  A process that decides about people
+/// would have asked the directory by then and written the answer: there is no such process, or it cannot write, or the
 /// directory does not answer.  A session that was idle overnight has the whole time.
 pub fn is_overdue(session: &Session, clock: &Clock, now: Timestamp) -> bool {
     is_due(session.checked_at, now) && session.overdue_for(clock.elapsed()) >= RECHECK_GRACE
 }
 
 impl People {
-    /// The principal of a directory's session by the claims and the rules in force; `None` when the session is over.
+    /// The principal of a session of the directory from its claims under the current rules; `None` when the session is
+    /// over.
     ///
     /// # Errors
-    /// The directory was not heard of for so long that the claims do not count any more.
+    /// The directory did not answer for so long that the claims are no longer valid.
     pub async fn in_session(
         &self,
         session: &Arc<Session>,
@@ -158,12 +159,13 @@ impl People {
             return Ok((!is_over).then_some(principal));
         }
         let end = Instant::now() + purpose.timeout();
-        // Without an answer the last one counts, which the store may not have been able to keep.
+        // Without an answer the last one is used, which the store may not have kept.
         let last = self.last_finding(session, settings);
         let asked_at = last.as_ref().map_or(session.checked_at, |(asked_at, _)| *asked_at);
         let has_grace = self.age(asked_at) < RECHECK_INTERVAL + RECHECK_GRACE;
         let directory = || self.listener(purpose).directory();
-        // Who asks waits for the answer.  The others do not: a directory that hangs is no reason to be slow.
+        // Only the caller that starts a question waits for the answer: a directory that hangs must not delay the
+        // others.
         let (person, name) = ((&session.person, Seen::Yes), || claims(session).map(|entry| entry.name));
         let recheck = self.recheck(person, name, directory, settings, snapshot, keys, end, !has_grace);
         let finding = match Box::pin(recheck).await {
@@ -185,10 +187,10 @@ impl People {
         })
     }
 
-    /// Asks again about people whose sessions were used, here or by processes that decide about no people, and whose claims
-    /// are due.  Those processes go by the records in the store: the record of somebody of whom nothing was heard for
-    /// [`RECHECK_GRACE`] more ends, and where people bind directly their sessions do, an hour after log-in.  `sessions`
-    /// are all of the directory's.
+    /// Asks again about people with due claims whose sessions were used, here or by processes that do not decide about
+    /// people.  Those processes use the records in the store.  If there is no answer about a person for another
+    /// [`RECHECK_GRACE`], the record ends.  Where people bind directly, their sessions end an hour after log-in.
+    /// `sessions` are all sessions of the directory.
     pub async fn check_used_sessions(
         &self,
         sessions: Vec<(TokenDigest, Arc<Session>)>,
@@ -223,14 +225,15 @@ impl People {
                     Known::NotAsked => {}
                 }
             }
-            // There was an hour to ask.  Whether it was done in vain is a question of the person, or of the directory.
+            // There was an hour to ask.  The record ends only if the directory did not answer about this person, or not
+            // at all.
             if overdue_for >= RECHECK_GRACE && self.is_unanswered(&session.person, settings) {
                 let _ = keys.end_person(&session.person).await;
             }
         }
     }
 
-    /// Ends the sessions of people who are gone, where the store did not let them end before.
+    /// Ends the sessions of people who are gone, where an earlier attempt failed in the store.
     pub async fn retry_ending(&self, settings: &LdapSettings, keys: &Keys) {
         let unended: Vec<_> = {
             let memory = lock(&self.rechecks.memory);
@@ -243,7 +246,8 @@ impl People {
         for (person, said_at, reason) in unended {
             let (id, binding) = &person;
             let mut sessions = keys.sessions_of_person(id);
-            // Under other settings it may be somebody else, and a person who logged in since has a new session.
+            // Under other settings the id may belong to another person, and a person who logged in since has a new
+            // session.
             let is_past =
                 *binding != settings.binding || sessions.any(|session| session.checked_at > said_at);
             if is_past || end_person_and_sessions(id, reason, keys).await {
@@ -254,13 +258,13 @@ impl People {
         }
     }
 
-    /// Whether the directory said that the person is gone, and the store did not let their record end yet.
+    /// Whether the directory said that the person is gone, but the record could not be ended in the store yet.
     pub(super) fn is_unended(&self, person: &PersonId, settings: &LdapSettings) -> bool {
         self.rechecks.has_unended.load(Ordering::Relaxed)
             && lock(&self.rechecks.memory).unended.contains_key(&(person.clone(), settings.binding))
     }
 
-    /// Whose claims are due, each with how long this process has known.
+    /// The sessions with due claims, each with the time for which this process has known.
     fn overdue(
         &self,
         due: Vec<Arc<Session>>,
@@ -285,14 +289,14 @@ impl People {
         lock(&self.rechecks.memory).is_silent
     }
 
-    /// Whether the directory did not answer about the person, or answers nobody.
+    /// Whether the directory did not answer about the person, or does not answer at all.
     fn is_unanswered(&self, person: &PersonId, settings: &LdapSettings) -> bool {
         let memory = lock(&self.rechecks.memory);
         let person = (person.clone(), settings.binding);
         memory.is_silent || memory.failures.get(&person, self.clock.elapsed(), RECHECK_GRACE).is_some()
     }
 
-    /// Whether the directory said something of the person within this time.
+    /// Whether the directory answered about the person within this time.
     pub(super) fn was_found_within(
         &self,
         person: &PersonId,
@@ -303,8 +307,8 @@ impl People {
         lock(&self.rechecks.memory).findings.get(&person, self.clock.elapsed(), max_age).is_some()
     }
 
-    /// What the directory says of a person, whom it knows by the name that `name` gives; `waits_for_others` says whether an
-    /// answer is waited for that somebody else asked for.
+    /// Asks the directory about a person, by the name that `name` returns.  `waits_for_others`: whether to wait for the
+    /// answer to a question that another caller started.
     #[expect(clippy::too_many_arguments, reason = "what a question needs, and how long to wait for it")]
     pub(super) async fn recheck(
         &self,
@@ -362,7 +366,7 @@ impl People {
         }
     }
 
-    /// What the directory said last of the person of a session, if that is newer than the claims.
+    /// The last answer of the directory about the person of a session, if it is newer than the claims.
     fn last_finding(&self, session: &Session, settings: &LdapSettings) -> Option<(Timestamp, Finding)> {
         let memory = lock(&self.rechecks.memory);
         let (person, max_age) =
@@ -371,13 +375,13 @@ impl People {
         last.filter(|(asked_at, _)| *asked_at > session.checked_at).cloned()
     }
 
-    /// How far an instant is away, in either direction.
+    /// The distance of an instant from now, in either direction.
     fn age(&self, at: Timestamp) -> Duration {
         self.clock.now().duration_since(at).unsigned_abs()
     }
 }
 
-/// Of each person whose sessions were used while the claims were due, the session that was checked last.
+/// For each person whose sessions were used while the claims were due, the session that was checked last.
 async fn due_people(sessions: Vec<(TokenDigest, Arc<Session>)>, now: Timestamp) -> Vec<Arc<Session>> {
     let mut people: HashMap<PersonId, (Arc<Session>, Timestamp)> = HashMap::new();
     for (number, (_, session)) in sessions.into_iter().enumerate() {
@@ -397,7 +401,7 @@ async fn due_people(sessions: Vec<(TokenDigest, Arc<Session>)>, now: Timestamp) 
             }
         }
     }
-    // Claims of the future are due whenever they are used: when that was they do not say.
+    // Claims from the future are always due: the time of a use cannot be compared with them.
     let is_of_future = |checked_at: Timestamp| checked_at > now && is_due(checked_at, now);
     let was_due = |checked_at: Timestamp, used_at: Timestamp| {
         is_of_future(checked_at) || (used_at > checked_at && is_due(checked_at, used_at))
@@ -422,7 +426,7 @@ impl Recheck {
     async fn ask(self) -> RecheckAnswer {
         let asked_at = self.people.clock.now();
         let finding = match self.directory.find(&self.settings, &self.name).await {
-            // Somebody else may have the name by now.
+            // Another person may have the name by now.
             Ok(Lookup::Found(entry)) if *entry.subject == *self.person.0.subject => {
                 let snapshot = self.people.current(&self.snapshot);
                 match user_of(&entry, asked_at, &self.settings, &snapshot) {
@@ -441,7 +445,7 @@ impl Recheck {
                 return RecheckAnswer::Nothing;
             }
         };
-        // Before the store has it: nobody waits for that, and who asks meanwhile is told.
+        // Stored before the write to the store, so that callers do not wait for the store.
         {
             let mut memory = lock(&self.people.rechecks.memory);
             memory.is_silent = false;
@@ -449,7 +453,7 @@ impl Recheck {
             let now = self.people.clock.elapsed();
             memory.findings.insert(self.person.clone(), (asked_at, finding.clone()), now);
         }
-        // What is remembered of a password may have the groups of before.
+        // Remembered passwords may have the previous groups.
         let still = match &finding {
             Finding::Found(entry) => Some(&**entry),
             Finding::Gone(_) => None,
@@ -462,12 +466,12 @@ impl Recheck {
         answer
     }
 
-    /// Writes down what was found, by the rules in force.  A reload writes down what they make of the claims of before, so
-    /// that what is written here under former rules is written again.
+    /// Writes the finding to the store, under the current rules.  If a reload changes the rules meanwhile, it writes
+    /// again under the new ones.
     async fn write_down(&self, finding: &Finding, asked_at: Timestamp) {
         loop {
             let snapshot = self.people.current(&self.snapshot);
-            // Of another directory this says nothing.
+            // The finding does not apply to another directory.
             let is_same = |settings: &&Arc<LdapSettings>| settings.binding == self.settings.binding;
             let Some(settings) = snapshot.ldap.as_ref().filter(is_same) else { return };
             match finding {
@@ -483,7 +487,7 @@ impl Recheck {
         }
     }
 
-    /// Writes down who the person is.  What the store cannot keep now is kept in memory, and the store logs it.
+    /// Writes the record of the person.  If the store fails, it logs the error, and the finding stays in memory.
     async fn write(&self, principal: &Principal, asked_at: Timestamp) {
         // The record keeps the later time.
         let seen_at = match self.seen {
@@ -498,7 +502,7 @@ impl Recheck {
         }
     }
 
-    /// Ends all that the person has.  What the store does not do now it is told again.
+    /// Ends the record and the sessions of the person.  If the store fails, this is tried again.
     async fn end(&self, reason: &'static str, said_at: Timestamp) {
         if !end_person_and_sessions(&self.person.0, reason, &self.keys).await {
             let mut memory = lock(&self.people.rechecks.memory);
@@ -510,7 +514,7 @@ impl Recheck {
     }
 }
 
-/// Ends the record and the sessions of somebody who is gone.  False when the store did not let both end; it has logged why.
+/// Ends the record and the sessions of a person who is gone.  False when the store failed; it has logged why.
 async fn end_person_and_sessions(person: &PersonId, reason: &'static str, keys: &Keys) -> bool {
     let record = keys.end_person(person).await;
     let (Ok(_), Ok(ended)) = (record, keys.end_sessions_because(person, reason).await) else {

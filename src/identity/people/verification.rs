@@ -1,8 +1,8 @@
-//! Asking the directory about passwords: how often, and what is remembered of the answers.
+//! Verification of passwords with the directory: its limits, and the memory of the answers.
 //!
-//! Checks and the admin listener have an [`PasswordVerifier`] each, so that what strangers try at the gateway keeps no
-//! administrator from logging in.  What is counted hangs on the entry that the directory found, not on the name that
-//! was typed.
+//! Checks and the admin listener have a [`PasswordVerifier`] each, so that attempts at the gateway do not keep an
+//! administrator from logging in.  Wrong passwords are counted by the entry that the directory found, not by the name
+//! that was typed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,73 +25,74 @@ use crate::distinguished_name::DistinguishedName;
 use crate::keys::sessions::CachedPrincipal;
 use crate::secret::Secret;
 
-/// Questions of one listener that run or wait for an answer.  One more is not asked.
+/// The maximum number of questions of one listener in progress.
 const MAX_PENDING: usize = 64;
-/// Questions from Checks within [`QUESTION_INTERVAL`], over all names.
+/// The maximum number of questions from Checks within [`QUESTION_INTERVAL`], over all names.
 const MAX_QUESTIONS_PER_SECOND: usize = 20;
-/// The time in which [`MAX_QUESTIONS_PER_SECOND`] counts.
+/// The window of [`MAX_QUESTIONS_PER_SECOND`].
 const QUESTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Wrong passwords that Checks may bring to the directory within [`FAILED_BIND_INTERVAL`], over all names.
+/// The maximum number of wrong passwords that Checks may send to the directory within [`FAILED_BIND_INTERVAL`], over
+/// all names.
 const MAX_FAILED_BINDS_PER_MINUTE: usize = 30;
-/// The time in which [`MAX_FAILED_BINDS_PER_MINUTE`] counts.
+/// The window of [`MAX_FAILED_BINDS_PER_MINUTE`].
 const FAILED_BIND_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a wrong password of an entry counts towards `ldap.max_wrong`.
 const WRONG_INTERVAL: Duration = Duration::from_secs(30 * 60);
-/// How long a bind that was not answered holds back further ones of its entry: the directory may have counted it as wrong,
-/// and nobody is locked out for an outage.
+/// How long a bind without an answer limits further binds of its entry: the directory may have counted it as wrong, and
+/// an outage must not lock a user out.
 const UNANSWERED_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a pair that was wrong is denied without another question.
+/// How long a wrong pair is denied without another question.
 const WRONG_PAIR_TTL: Duration = Duration::from_secs(30);
-/// How long nobody is asked after the directory did not answer.
+/// How long no question is asked after the directory did not answer.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// Pairs that are remembered: so many right ones, and so many wrong ones.
+/// The maximum number of remembered pairs, for right and for wrong ones each.
 const MAX_PAIRS: usize = 10_000;
-/// Entries whose wrong passwords are counted.  A bind with one more is not sent.
+/// The maximum number of entries with counted wrong passwords.  A bind with a further entry is not sent.
 const MAX_COUNTED_ENTRIES: usize = 10_000;
 
-/// A pair of name and password under the settings that were asked by: its HMAC, so that memory holds no password and
-/// nothing to guess one from.
+/// A pair of name and password under the current settings, as an HMAC: the memory holds no password and nothing from
+/// which one could be guessed.
 type PairKey = [u8; 32];
 
 /// An entry whose password was right.
 pub(super) struct KnownEntry {
-    /// What the directory said.
+    /// The directory's entry.
     pub entry: Entry,
     /// When it was asked.
     pub asked_at: Timestamp,
-    /// The principal that it becomes under a snapshot.
+    /// Its principal under a snapshot.
     pub principal: ArcSwapOption<CachedPrincipal>,
 }
 
-/// What is known of a name and a password.
+/// The answer for a name and a password.
 #[derive(Clone)]
 pub(super) enum Answer {
-    /// They belong together.
+    /// The password is right.
     Right(Arc<KnownEntry>),
     /// The password is wrong.
     Wrong,
-    /// So many were wrong that this one was not tried.
+    /// Too many passwords were wrong, so this one was not tried.
     Locked,
-    /// Nobody in the directory has the name, or nobody who counts.
+    /// The name is not in the directory, or its entry cannot be used.
     Rejected(RejectionReason),
-    /// The directory was not asked, because too much was asked, or did not answer.
+    /// The directory was not asked because of a limit, or did not answer.
     Unavailable,
     /// It is not known yet.
     Pending,
 }
 
-/// What comes of a name and a password that are not remembered.
+/// The result of a question about a name and a password that are not remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuestionResult {
     /// The password is right.
     Right,
     /// The password is wrong.
     Wrong,
-    /// The name is nobody's.
+    /// The name is not in the directory, or its entry cannot be used.
     UnknownUser,
-    /// The password was not tried: too many were wrong for the same entry.
+    /// The password was not tried: too many passwords were wrong for the same entry.
     Locked,
-    /// Nothing was asked, or the password not tried: too much is asked.
+    /// The password was not tried because of a limit of questions.
     Limited,
     /// The directory did not answer.
     Unavailable,
@@ -115,7 +116,7 @@ impl QuestionResult {
     }
 }
 
-/// How often each result came.
+/// The number of questions by result.
 #[derive(Default)]
 pub(super) struct Counts([AtomicU64; QuestionResult::ALL.len()]);
 
@@ -124,19 +125,19 @@ impl Counts {
         self.0[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often this result came.
+    /// The number of questions with this result.
     pub fn of(&self, result: QuestionResult) -> u64 {
         self.0[result as usize].load(Ordering::Relaxed)
     }
 }
 
-/// Asks for one listener.
+/// Verifies passwords for one listener.
 pub(super) struct PasswordVerifier {
-    /// What came of questions.
+    /// The results of questions.
     pub counts: Arc<Counts>,
     keys: Hmac<Sha256>,
     pending: Arc<Semaphore>,
-    /// Whether strangers can ask: then questions are limited.
+    /// Whether any client can cause questions: then they are limited.
     is_limited: bool,
     memory: Arc<Mutex<Memory>>,
     in_flight: InFlight<PairKey, Answer>,
@@ -146,24 +147,25 @@ pub(super) struct PasswordVerifier {
 struct Memory {
     right: BoundedMap<PairKey, Arc<KnownEntry>>,
     wrong: BoundedMap<PairKey, Answer>,
-    /// The wrong passwords of each entry.  A bind takes a place before it is sent, and gives it back when the password was
-    /// right: so no number of questions at a time brings more wrong ones to the directory.
+    /// The wrong passwords of each entry.  A bind takes a place before it is sent, and releases it when the password
+    /// was right, so concurrent questions cannot exceed the limit.
     failures: Windows<DistinguishedName>,
-    /// The binds of each entry that the directory did not answer.
+    /// The unanswered binds of each entry.
     unanswered: Windows<DistinguishedName>,
     questions: SlidingWindow,
-    /// Those of all entries.  A question takes a place before it is asked, so that the limit says nothing of the name.
+    /// The wrong passwords of all entries.  A question takes a place before it is asked, so that the limit reveals
+    /// nothing about the name.
     failed_binds: SlidingWindow,
     /// When the directory last did not answer.
     failed_at: Option<Duration>,
-    /// When the log last said that an answer is missing.
+    /// When a missing answer was last logged.
     logged_at: Option<Duration>,
     /// How long the directory took for the last bind that it answered.
     bind_time: Duration,
 }
 
 impl PasswordVerifier {
-    /// An verifier that knows nothing.
+    /// A verifier with empty memory.
     ///
     /// # Errors
     /// The operating system has no randomness.
@@ -187,7 +189,7 @@ impl PasswordVerifier {
         Ok(Self { counts: Arc::default(), keys, pending, is_limited, memory, in_flight, clock })
     }
 
-    /// What is known at `end` at the latest of a normalised name and a password.
+    /// The answer for a normalised name and a password, at `end` at the latest.
     pub async fn verify(
         &self,
         directory: &Arc<Directory>,
@@ -196,7 +198,7 @@ impl PasswordVerifier {
         password: &Secret,
         end: Instant,
     ) -> Answer {
-        // A bind without a password succeeds as nobody (RFC 4513 section 5.1.2).
+        // A bind without a password succeeds as anonymous (RFC 4513 section 5.1.2).
         if password.expose().is_empty() {
             return Answer::Wrong;
         }
@@ -237,7 +239,7 @@ impl PasswordVerifier {
         }
     }
 
-    /// Forgets the right passwords of a person, but for those of whose entry the directory says the same still.
+    /// Forgets the right passwords of a person, except those with an entry that is unchanged in the directory.
     pub fn forget_others(&self, subject: &str, still: Option<&Entry>) {
         let is_same = |known: &Entry| {
             still.is_some_and(|still| {
@@ -250,7 +252,7 @@ impl PasswordVerifier {
     /// Takes the places of one more question, about any person.
     ///
     /// # Errors
-    /// Too much is asked already, or the directory did not answer a moment ago.
+    /// A limit is reached, or the directory did not answer a moment ago.
     fn may_query(&self, memory: &mut Memory) -> Result<Places, QuestionResult> {
         let now = self.clock.elapsed();
         if memory.failed_at.is_some_and(|at| now.saturating_sub(at) < OUTAGE_PAUSE) {
@@ -284,7 +286,7 @@ impl PasswordVerifier {
 }
 
 impl Memory {
-    /// What is remembered of a pair.
+    /// The remembered answer for a pair.
     fn known(&self, key: &PairKey, settings: &LdapSettings, now: Duration) -> Option<Answer> {
         if let Some(known) = self.right.get(key, now, settings.remember) {
             return Some(Answer::Right(Arc::clone(known)));
@@ -305,7 +307,7 @@ impl Memory {
         if self.unanswered.taken(dn, now) + places.entries.len() >= settings.max_wrong {
             return Err(NotBound::Limited);
         }
-        // The question itself took one for the first bind.
+        // The question itself took a place for the first bind.
         let takes_another = is_limited && !places.entries.is_empty();
         if takes_another && !self.failed_binds.try_take(now, MAX_FAILED_BINDS_PER_MINUTE) {
             return Err(NotBound::Limited);
@@ -325,12 +327,11 @@ impl Memory {
         taken
     }
 
-    /// The last bind of the question was not answered: for a while its entry is asked about no more often than if the
-    /// password had been wrong.
+    /// The last bind of the question was not answered: for a while it counts against the entry like a wrong password.
     fn hold_back(&mut self, places: &Places, settings: &LdapSettings, now: Duration) {
         for (dn, taken_at) in &places.entries {
             self.failures.give_back(dn, *taken_at);
-            // At the limit so many entries are held back that one more changes nothing.
+            // At the limit of entries one more changes nothing.
             let _ = self.unanswered.try_take(dn, now, settings.max_wrong);
         }
     }
@@ -349,21 +350,21 @@ impl Memory {
 /// Why a bind was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NotBound {
-    /// Too many of this entry were wrong.
+    /// Too many passwords of this entry were wrong.
     Locked,
-    /// Too many of all entries were wrong.
+    /// Too many passwords of all entries were wrong.
     Limited,
 }
 
-/// What a question has taken of the limits.
+/// The places that a question has taken in the limits.
 struct Places {
-    /// When it took each of its places among the failed binds of all entries.
+    /// When each of its places among the failed binds of all entries was taken.
     failed_binds: Vec<Duration>,
-    /// The binds that were sent: with which entry, and when each took its place among the wrong passwords of the entry.
+    /// The binds that were sent: the entry, and when the place among its wrong passwords was taken.
     entries: Vec<(DistinguishedName, Duration)>,
-    /// When the last one was sent.
+    /// When the last bind was sent.
     bind_began: Option<Instant>,
-    /// Why one was not sent.
+    /// Why a bind was not sent.
     refused: Option<NotBound>,
     _pending: OwnedSemaphorePermit,
 }
@@ -410,7 +411,7 @@ impl PasswordQuestion {
                     memory.hold_back(&places, &self.settings, self.clock.elapsed());
                 }
             }
-            // Groups that are searched for are no part of a bind.
+            // The search for groups does not belong to the bind.
             let is_bind = match &result {
                 Ok(Verification::Wrong(_)) => true,
                 Ok(Verification::Right(_)) => self.settings.group_search.is_none(),
@@ -438,7 +439,7 @@ impl PasswordQuestion {
             }
         };
         self.counts.add(count);
-        // A name without an entry, or whose entry is locked, is denied no sooner than one with a wrong password.
+        // A name without an entry, or with a locked one, is denied after the same time as a wrong password.
         if sent == 0 && matches!(answer, Answer::Rejected(_) | Answer::Locked) {
             tokio::time::sleep(bind_time.min(self.settings.timeout)).await;
         }
@@ -453,13 +454,13 @@ impl PasswordQuestion {
         answer
     }
 
-    /// Says that this was the last password that is tried of an entry.
+    /// Logs that an entry is now locked.
     fn log_lock(&self, memory: &mut Memory, places: &Places) {
         let Some((dn, _)) = places.entries.last() else { return };
         if memory.failures.taken(dn, self.clock.elapsed()) != self.settings.max_wrong {
             return;
         }
-        // Where people bind directly, nobody may have the name: it may be a password in the wrong field.
+        // With direct binds the name may not exist: it may be a password in the wrong field.
         let is_found = !matches!(self.settings.bind, Bind::Direct { .. });
         tracing::warn!(
             target: "audit",

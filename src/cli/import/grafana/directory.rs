@@ -780,7 +780,7 @@ mod tests {
 
     #[cfg(feature = "ldap")]
     #[test]
-    fn a_mapping_without_counterpart_is_left_out_only_where_nobody_gains_by_it() {
+    fn a_mapping_without_counterpart_is_left_out_only_where_no_one_gains_rights() {
         let mapping =
             |group: &str, more: &str| format!("[[servers.group_mappings]]\ngroup_dn = '{group}'\n{more}\n");
         let of = |mappings: &[String]| server("") + &mappings.concat();
@@ -854,7 +854,7 @@ mod tests {
 
     #[cfg(feature = "ldap")]
     #[test]
-    fn no_gateway_asks_the_directory_before_somebody_says_so() {
+    fn checks_do_not_ask_the_directory_unless_the_operator_says_so() {
         let (config, notes) = imported(&server(""));
         assert!(config.contains("\n  at_check: false\n"), "{config}");
         assert!(

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_text_raises_nobody() {
+    fn a_part_of_a_text_raises_no_role() {
         for (text, fallback, raises) in [
             ("contains(email, '@a') && 'Viewer' || contains(groups[*], 'b') && 'Admin'", None, true),
             ("contains(email, '@a') && 'Viewer'", Some(Role::Editor), true),
