@@ -543,7 +543,7 @@ fn read_sections<'t>(
         &callers,
         admin.is_some(),
     );
-    let nobody = !is_written(tokens)
+    let has_no_callers = !is_written(tokens)
         && !is_written(users_written)
         && ldap.is_none()
         && !is_written(sections.get("oauth"))
@@ -588,8 +588,8 @@ fn read_sections<'t>(
     }
 
     // An unknown section may be a misspelt one that admits somebody.
-    let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();
-    if nobody && has_only_sections(root) && !policy_sections.policies.iter().any(lets_anybody) {
+    let admits_anyone = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();
+    if has_no_callers && has_only_sections(root) && !policy_sections.policies.iter().any(admits_anyone) {
         reader.error(&root.at, NO_REQUEST_ADMITTED);
     }
     let (keys_store, keys, unavailable) = match keys {

@@ -1,38 +1,39 @@
 //! API keys, service accounts, sessions and people.
 //!
-//! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds
-//! all digests in memory ([`index`]) and answers Checks from there ([`Keys::find`]).  A change goes to the database
+//! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds all
+//! digests in memory ([`index`]) and answers Checks from there ([`Keys::find`]).  A change goes to the database
 //! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`], [`people`]).
-//! What log-ins at providers share between replicas is in the store alone ([`attempts`]).
-//! Other replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
-//! in the background ([`usage`]), and so are dead and unused keys looked through (`retention`).
+//! Data about log-ins at providers that replicas share is only in the store ([`attempts`]).  Other replicas learn of it
+//! by following the store ([`follower`]).  Background tasks write when keys and sessions were last used ([`usage`]),
+//! and handle dead and unused keys (`retention`).
 //!
 //! ## One key, from the API to another replica
 //!
-//! 1. The admin API (`admin/keys/create.rs`) checks who asks and what they ask for, and calls [`Keys::create`]
+//! 1. The admin API (`admin/keys/create.rs`) checks the caller and the request, and calls [`Keys::create`]
 //!    (`keys/manage.rs`) with a [`CreateKey`].
-//! 2. A secret is generated (`token.rs`), and the store inserts a row with its digest, and one that says who did it
-//!    into the audit: `keys/store/operations/keys.rs`, in a transaction of either database (`store/transaction.rs`), with
-//!    the SQL of `store/statements/keys.rs`.  In the same transaction a trigger (`keys/store/*_0006.sql`) numbers the
+//! 2. A secret is generated (`token.rs`).  The store inserts a row with its digest, and a row into the audit with the
+//!    author: `keys/store/operations/keys.rs`, in a transaction of either database (`store/transaction.rs`), with the
+//!    SQL of `store/statements/keys.rs`.  In the same transaction a trigger (`keys/store/*_0006.sql`) numbers the
 //!    change, appends it to the change log and, in PostgreSQL, notifies.
 //! 3. The row comes back as a [`StoredKey`] (`keys/store/rows.rs`) and goes into this replica's index
 //!    (`keys/index.rs`).  Then the API replies: the key works here.
 //! 4. Another replica's [`Follower`](follower::Follower) hears the notification, or polls.  It reads the changes
 //!    since its own cursor ([`Source`](store::source::Source)) and puts them into its index.
-//! 5. A Check there finds the digest ([`Keys::find`], called by `identity.rs`) and gets the key's principal.  That
-//!    was a use: the index sends the entry to the follower, which writes `last_used_at`.
+//! 5. A Check there finds the digest ([`Keys::find`], called by `identity.rs`) and gets the key's principal.  This
+//!    counts as a use: the index sends the entry to the follower, which writes `last_used_at`.
 //!
 //! ## One more column of a key
 //!
-//! A migration for each database (`keys/store/*.sql`, listed in `migrations.rs`); a line in `KeyRow` and its
-//! conversion (`rows.rs`, which also says what is written of a new and a changed key); a field of [`Key`], and of
-//! [`CreateKey`] and [`EditKey`] where people give it (`record.rs`, `edit.rs`).
+//! A new column needs a migration for each database (`keys/store/*.sql`, listed in `migrations.rs`); a line in `KeyRow`
+//! and its conversion (`rows.rs`, which also has the values of new and changed keys); a field of [`Key`], and of
+//! [`CreateKey`] and [`EditKey`] if callers can set it (`record.rs`, `edit.rs`).
 //!
-//! ## Whose a key is
+//! ## The owner of a key
 //!
-//! Nobody's, a service account's or a person's ([`KeyOwner`]).  An account is one actor with many keys: the index finds
-//! it by the key's entry, so that a change of the account is one entry, however many keys it has.  A person's key says
-//! only who the person is; what they may is asked at each Check (`identity/people/owners.rs`).
+//! A key has no owner, or belongs to a service account or a person ([`KeyOwner`]).  An account is one actor with many
+//! keys.  The index finds it through the key's entry, so that a change of the account changes one entry, however many
+//! keys it has.  A person's key only identifies the person; the rights of the person are determined at each Check
+//! (`identity/people/owners.rs`).
 
 pub mod attempts;
 pub mod audit;
@@ -77,14 +78,14 @@ pub use self::attempts::SealingKey;
 pub use self::edit::{Changed, EditAccount, EditKey};
 pub use self::index::{IndexedKey, KeyLookup};
 pub use self::record::{
-    Account, Author, CreateAccount, CreateKey, ExceedsGrant, GrantCheck, Key, KeyOwner, Power, Role,
+    Account, Author, CreateAccount, CreateKey, ExceedsGrant, GrantCheck, Key, KeyOwner, Privileges, Role,
     SessionScope, Status, StoredKey, StoredPerson, StoredSession, WhyDenied,
 };
 pub use self::sessions::{NewSessions, OpenedSessions, scoped_binding};
 
 /// The longest name of a key, in characters.
 pub const MAX_NAME: usize = 190;
-/// The longest overlap of a rotation, in seconds: how long the replaced secret goes on working.
+/// The longest overlap of a rotation, in seconds: how long the replaced secret continues to work.
 pub const MAX_OVERLAP: i64 = 604_800;
 /// The largest actor object of a key, as JSON, in bytes.
 pub const MAX_ACTOR_BYTES: usize = 4096;
@@ -98,10 +99,10 @@ pub const MAX_KEYS_OF_PERSON: u32 = 50;
 /// How long an operation waits for the store.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How keys are made and served.  A call that needs them takes those of its snapshot.
+/// The settings of keys.  A call uses the settings of its snapshot.
 #[derive(Debug, Clone)]
 pub struct KeySettings {
-    /// The longest life of a key in seconds; -1 is no limit, 0 is no keys at all.
+    /// The maximum life of a key in seconds; -1: no limit, 0: no keys at all.
     pub max_seconds_to_live: i64,
     /// The prefix of a key's token.
     pub prefix: Box<str>,
@@ -109,32 +110,32 @@ pub struct KeySettings {
     pub quota: Option<u64>,
     /// The members that a key's creator may add to its actor.
     pub actor_members: Box<[Box<str>]>,
-    /// How long keys are served while the store cannot be read; `None` is for ever.
+    /// How long keys are served while the store cannot be read; `None`: forever.
     pub max_staleness: Option<Duration>,
     /// How long a process that has never read the store is not ready; `None` is until it has read it.
     pub ready_without_store: Option<Duration>,
-    /// How long after its end a key is deleted; `None` is never.
+    /// How long after its end a key is deleted; `None`: never.
     pub forget_after: Option<Duration>,
-    /// A key that was not used for this long expires; `None` is never.
+    /// A key that was not used for this long expires; `None`: never.
     pub max_idle: Option<Duration>,
-    /// The life of a key, in seconds, whose maker says nothing of it; 0 is for ever.
+    /// The default life of a key in seconds; 0: it never expires.
     pub default_seconds_to_live: i64,
-    /// How long after a person of a directory or a provider was seen last their keys work.
+    /// How long the keys of a person of a directory or a provider work after the person was last seen.
     pub person_max_idle: Duration,
-    /// How long before its end a client is told of it by a header; `None` is never.
+    /// How long before the expiry of a credential a response header reports it; `None`: never.
     pub tell_expiry: Option<Duration>,
 }
 
 /// How often the store failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreErrors {
-    /// When it was read.
+    /// Failed readings.
     pub read: u64,
-    /// When it was written.
+    /// Failed changes.
     pub write: u64,
 }
 
-/// What is done with the store.
+/// The kind of an operation on the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StoreOperation {
     Read,
@@ -144,31 +145,31 @@ enum StoreOperation {
 /// [`Keys::read_at`] before the first reading.
 const NEVER: i64 = i64::MIN;
 
-/// The issued keys, the sessions and the people: found in memory, changed in the store.
+/// The issued keys, the sessions and the people: looked up in memory, changed in the store.
 pub struct Keys {
     store: Box<dyn Store>,
     /// Nothing is written to the store.
     read_only: bool,
     index: Arc<Index>,
     clock: Clock,
-    /// Every change and every reading of a page holds it until the index shows it.
+    /// Held by every change and every reading of a page until the index shows the result.
     gate: Gate,
-    /// When the index last showed all that the store said, in milliseconds of the clock that nobody sets; [`NEVER`].
+    /// When the index was last up to date with the store, in milliseconds of the monotonic clock; [`NEVER`].
     read_at: AtomicI64,
-    /// The revision that it showed then.
+    /// The revision of the store at that time.
     revision: AtomicI64,
-    /// The store's schema is for newer programs alone.
+    /// The schema of the store is too new for this version.
     schema_is_too_new: AtomicBool,
     history_rewrites: AtomicU64,
-    /// The changes that this process has committed since the follower last looked, counted under the gate.
+    /// The number of changes that this process has committed since the follower last looked, counted under the gate.
     commits: AtomicU64,
     was_read: watch::Sender<bool>,
     read_errors: AtomicU64,
     write_errors: AtomicU64,
     excess_audit_rows: AtomicU64,
-    /// The keys and sessions whose use is to be written down, from the index to the follower.
+    /// The channel of used keys and sessions from the index to the follower.
     used: Mutex<UnboundedReceiver<Used>>,
-    /// Gives the settings in force; see [`Keys::follow_settings`].
+    /// Returns the current settings; see [`Keys::follow_settings`].
     settings: OnceLock<Box<PresentSettings>>,
     sealing_key: ArcSwapOption<KnownKey>,
 }
@@ -185,7 +186,7 @@ impl Keys {
     /// Opens the store, or creates it (SQLite), and brings its schema up to date.
     ///
     /// # Errors
-    /// [`OpenError`]: what a retry does not mend.  For a PostgreSQL that does not answer, [`Keys::follow`] retries.
+    /// [`OpenError`]: an error that a retry does not fix.  If PostgreSQL does not answer, [`Keys::follow`] retries.
     pub async fn open(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(path).await?),
@@ -195,10 +196,10 @@ impl Keys {
         Ok(Self::with_store(store, clock))
     }
 
-    /// Opens the store for reading alone: its schema stays as it is, and nothing is ever written.
+    /// Opens the store read-only: its schema stays as it is, and nothing is ever written.
     ///
     /// # Errors
-    /// [`OpenError`]: what a retry does not mend.
+    /// [`OpenError`]: an error that a retry does not fix.
     pub async fn open_read_only(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open_read_only(path)),
@@ -255,12 +256,12 @@ impl Keys {
         })
     }
 
-    /// Closes the store once the operations under way have ended; later ones fail.  Stop the follower before.
+    /// Closes the store after the operations in progress; later ones fail.  Stop the follower first.
     pub async fn close(&self) {
         self.store.close().await;
     }
 
-    /// Brings the schema of a store up to date.  Gives back what it was, and what it is now.
+    /// Migrates the schema of a store.  Returns the previous and the current version.
     ///
     /// # Errors
     /// [`OpenError`]: the store does not answer, has a schema that this version cannot use, or may not be changed.
@@ -272,7 +273,7 @@ impl Keys {
         }
     }
 
-    /// The rights that a server that writes needs and the role in the URL does not have, for each table such as
+    /// The rights that a writing server needs and that the role in the URL does not have, for each table such as
     /// `INSERT, UPDATE ON api_keys`; none where the store has no roles.  Nothing is changed.
     ///
     /// # Errors
@@ -285,8 +286,8 @@ impl Keys {
         }
     }
 
-    /// Takes over a URL of the same database, which may have another user, password or options, once a connection was
-    /// made by it: the log says so, or why none can be made, and then connections are made by the URL before.
+    /// Switches to a URL of the same database with another user, password or other options, after a connection with it
+    /// succeeded.  The result is logged.  If the connection fails, the previous URL stays in use.
     ///
     /// # Errors
     /// The URL cannot be used.
@@ -337,7 +338,7 @@ impl Keys {
         tracing::warn!(reason = error.0.to_string(), "could not {what}: the key store failed");
     }
 
-    /// Changes the store, and the index before anybody else reads or changes it.
+    /// Changes the store, and then the index, before any other reading or change.
     async fn change<T, E: From<StoreError>>(
         &self,
         change: impl Future<Output = Result<Committed<T>, E>>,
@@ -357,13 +358,13 @@ impl Keys {
         if self.read_only { Err(StoreError(StoreFailure::ReadOnly)) } else { Ok(()) }
     }
 
-    /// The present time minus this.
+    /// The current time minus this.
     fn time_ago(&self, age: SignedDuration) -> Timestamp {
         self.clock.now().checked_sub(age).unwrap_or(Timestamp::MIN)
     }
 }
 
-/// The second of an instant: stores hold whole ones.
+/// An instant in whole seconds, as stores hold it.
 fn whole_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -173,14 +173,14 @@ impl Stream<'_> {
     pub fn source_address(&self) -> &[u8] {
         let mut address = Bytes::NULL;
         // SAFETY: the pointer is Envoy's, of the hook that runs; where Envoy returns true it has written where its text is.
-        let told = unsafe {
+        let is_set = unsafe {
             callbacks::envoy_dynamic_module_callback_http_filter_get_attribute_string(
                 self.pointer,
                 SOURCE_ADDRESS,
                 &mut address,
             )
         };
-        if !told {
+        if !is_set {
             return &[];
         }
         // SAFETY: the text belongs to what Envoy knows of the stream, which `self` does not outlive.

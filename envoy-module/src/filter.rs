@@ -84,11 +84,11 @@ enum State {
 struct Waiting {
     request: Arc<RequestCopy>,
     decision: Arc<Mutex<Option<Decision>>>,
-    begun: Begun,
+    started: StartedDecision,
 }
 
 /// When a decision began, and its span where Envoy traces the request.
-struct Begun {
+struct StartedDecision {
     at: Instant,
     span: Option<ChildSpan>,
 }
@@ -96,12 +96,12 @@ struct Begun {
 /// How far a request is after its headers.
 #[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 enum Step {
-    Decided(Concluded),
+    Decided(FinishedDecision),
     Waits,
 }
 
 /// A decision, with what it changes.
-struct Concluded {
+struct FinishedDecision {
     decision: Decision,
     changes: Changes,
     microseconds: u64,
@@ -148,8 +148,8 @@ impl Filter {
     pub fn request_headers(&self, stream: &mut Stream<'_>) -> HeadersStatus {
         let step = catch_unwind(AssertUnwindSafe(|| self.decide(stream)));
         match step.unwrap_or_else(|_| Step::Decided(self.panicked())) {
-            Step::Decided(concluded) => self
-                .conclude(stream, &concluded)
+            Step::Decided(finished) => self
+                .conclude(stream, &finished)
                 .map_or(HeadersStatus::StopAllIterationAndWatermark, Into::into),
             Step::Waits => HeadersStatus::StopAllIterationAndWatermark,
         }
@@ -168,23 +168,23 @@ impl Filter {
         if self.state.get() != State::Undecided {
             return;
         }
-        let Some(Waiting { request, decision, begun }) = self.waiting.take() else {
+        let Some(Waiting { request, decision, started }) = self.waiting.take() else {
             return;
         };
-        let concluded = catch_unwind(AssertUnwindSafe(|| {
+        let finished = catch_unwind(AssertUnwindSafe(|| {
             let decision = decision.lock().unwrap_or_else(PoisonError::into_inner).take();
             let decision = decision.unwrap_or_else(|| self.instance.deny(DenyReason::Panicked));
-            self.record(decision, &request.attributes(), begun)
+            self.record(decision, &request.attributes(), started)
         }));
-        let concluded = concluded.unwrap_or_else(|_| self.panicked());
-        if self.conclude(stream, &concluded).is_some() {
+        let finished = finished.unwrap_or_else(|_| self.panicked());
+        if self.conclude(stream, &finished).is_some() {
             stream.continue_decoding();
         }
     }
 
     /// The decision, if it is made at once, as nearly all are.
     fn decide(&self, stream: &Stream<'_>) -> Step {
-        let begun = Begun { at: Instant::now(), span: stream.child_span(SPAN) };
+        let started = StartedDecision { at: Instant::now(), span: stream.child_span(SPAN) };
         let policy = stream.route_settings().map(|route| route.policy.as_bytes());
         let headers = stream.request_headers();
         let attributes = attributes(headers, policy, self.client(stream));
@@ -196,11 +196,11 @@ impl Filter {
         if !self.may_wait(&attributes) {
             let decision = pin!(self.instance.authorizer.authorize(&attributes, None));
             if let Poll::Ready(decision) = decision.poll(&mut Context::from_waker(Waker::noop())) {
-                return Step::Decided(self.record(decision, &attributes, begun));
+                return Step::Decided(self.record(decision, &attributes, started));
             }
         }
         // Nothing of Envoy's memory is kept over the wait.
-        self.decide_later(stream, Arc::new(RequestCopy::new(&attributes)), begun)
+        self.decide_later(stream, Arc::new(RequestCopy::new(&attributes)), started)
     }
 
     /// The client's address, where it is written down.
@@ -220,7 +220,7 @@ impl Filter {
     }
 
     /// Decides on a thread of ours, unless the decision is there at once.
-    fn decide_later(&self, stream: &Stream<'_>, request: Arc<RequestCopy>, begun: Begun) -> Step {
+    fn decide_later(&self, stream: &Stream<'_>, request: Arc<RequestCopy>, started: StartedDecision) -> Step {
         let (instance, copy) = (Arc::clone(&self.instance), Arc::clone(&request));
         let mut decision = Box::pin(async move {
             let attributes = copy.attributes();
@@ -234,10 +234,10 @@ impl Filter {
             decision.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         };
         if let Poll::Ready(decision) = polled {
-            return Step::Decided(self.record(decision, &request.attributes(), begun));
+            return Step::Decided(self.record(decision, &request.attributes(), started));
         }
         let made = Arc::new(Mutex::new(None));
-        self.waiting.replace(Some(Waiting { request, decision: Arc::clone(&made), begun }));
+        self.waiting.replace(Some(Waiting { request, decision: Arc::clone(&made), started }));
         let scheduler = stream.scheduler();
         self.instance.runtime.spawn(async move {
             let decision = decision.await;
@@ -248,28 +248,37 @@ impl Filter {
     }
 
     /// Records a decision, ends its span, and copies what it changes.
-    fn record(&self, decision: Decision, attributes: &Attributes<'_>, begun: Begun) -> Concluded {
+    fn record(
+        &self,
+        decision: Decision,
+        attributes: &Attributes<'_>,
+        started: StartedDecision,
+    ) -> FinishedDecision {
         let changes = Changes::new(&decision, attributes.http.as_ref());
-        let elapsed = begun.at.elapsed();
-        if let Some(span) = begun.span {
+        let elapsed = started.at.elapsed();
+        if let Some(span) = started.span {
             describe(&span, &decision);
         }
         let record = CheckRecord { decision: &decision, request: Some(attributes), elapsed, span: None };
         self.instance.telemetry.record(&record);
-        Concluded { decision, changes, microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX) }
+        FinishedDecision {
+            decision,
+            changes,
+            microseconds: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
     }
 
     /// The denial for a panic.
-    fn panicked(&self) -> Concluded {
+    fn panicked(&self) -> FinishedDecision {
         let decision = self.instance.deny(DenyReason::Panicked);
         let changes = Changes::new(&decision, None);
-        Concluded { decision, changes, microseconds: 0 }
+        FinishedDecision { decision, changes, microseconds: 0 }
     }
 
     /// Puts a decision into effect.  Gives back the proof that the request passes, or has denied it.
-    fn conclude(&self, stream: &mut Stream<'_>, concluded: &Concluded) -> Option<Passed> {
-        self.count(stream, concluded);
-        match (&concluded.decision.verdict, &concluded.changes) {
+    fn conclude(&self, stream: &mut Stream<'_>, finished: &FinishedDecision) -> Option<Passed> {
+        self.count(stream, finished);
+        match (&finished.decision.verdict, &finished.changes) {
             (Ok(permit), Changes::Allow(changes)) => match let_pass(stream, permit, changes) {
                 Ok(passed) => {
                     self.response.borrow_mut().clone_from(&changes.response);
@@ -316,9 +325,9 @@ impl Filter {
         }
     }
 
-    fn count(&self, stream: &Stream<'_>, concluded: &Concluded) {
-        let outcome = concluded.decision.outcome();
-        let context = &concluded.decision.context;
+    fn count(&self, stream: &Stream<'_>, finished: &FinishedDecision) {
+        let outcome = finished.decision.outcome();
+        let context = &finished.decision.context;
         if let Some(decisions) = self.stats.decisions {
             let policy = context.policy.as_ref().map_or("", |policy| policy.name());
             stream.count(decisions, &[outcome.as_str(), outcome.reason(), policy]);
@@ -327,7 +336,7 @@ impl Filter {
             stream.count(credentials, &[principal.kind.as_str()]);
         }
         if let Some(durations) = self.stats.durations {
-            stream.observe(durations, concluded.microseconds);
+            stream.observe(durations, finished.microseconds);
         }
     }
 }
@@ -449,8 +458,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_told_without_its_port() {
-        for (told, address) in [
+    fn an_address_is_reported_without_its_port() {
+        for (reported, address) in [
             ("192.0.2.7:4711", "192.0.2.7"),
             ("192.0.2.7", "192.0.2.7"),
             ("[2001:db8::1]:4711", "2001:db8::1"),
@@ -458,7 +467,7 @@ mod tests {
             ("[2001:db8::1", "2001:db8::1"),
             ("", ""),
         ] {
-            assert_eq!(without_port(told.as_bytes()), address.as_bytes(), "{told}");
+            assert_eq!(without_port(reported.as_bytes()), address.as_bytes(), "{reported}");
         }
     }
 }

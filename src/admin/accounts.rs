@@ -27,7 +27,7 @@ use super::{Admin, with_store_timeout};
 use crate::actor::Actor;
 use crate::keys::audit::Action;
 use crate::keys::store::{AccountFilter, AccountRef, KeyFilter, KeyOrder, ListedAccount};
-use crate::keys::{Account, Changed, CreateAccount, EditAccount, MAX_NAME, Power, Role};
+use crate::keys::{Account, Changed, CreateAccount, EditAccount, MAX_NAME, Privileges, Role};
 use crate::snapshot::{NameOwner, Snapshot};
 
 /// The only organization, whose service accounts all are.
@@ -244,7 +244,8 @@ pub(super) async fn create(
     check_headers(&name, role, &actor, &snapshot)?;
     let new = CreateAccount { name, description, role, actor, policies, is_disabled };
     // In the store's transaction: the rules as they are then.
-    let grant_check = |power: &Power<'_>| manager.check_grant(power, &admin.authorizer.snapshot());
+    let grant_check =
+        |privileges: &Privileges<'_>| manager.check_grant(privileges, &admin.authorizer.snapshot());
     let author = manager.author(&attempt);
     let created = admin.keys.create_account(&new, &author, &grant_check);
     let account = with_store_timeout(created).await??;
@@ -322,11 +323,11 @@ pub(super) async fn update(
         check_headers(&after.name, after.role, &after.actor, &snapshot)?;
     }
     // In the store's transaction: the account's row and the rules as they are then.
-    let grant_check = |power: &Power<'_>| {
+    let grant_check = |privileges: &Privileges<'_>| {
         if is_end {
-            manager.check_end(power)
+            manager.check_end(privileges)
         } else {
-            manager.check_grant(power, &admin.authorizer.snapshot())
+            manager.check_grant(privileges, &admin.authorizer.snapshot())
         }
     };
     let author = manager.author(&attempt);
@@ -365,7 +366,7 @@ pub(super) async fn delete(
     id: AccountId,
 ) -> Result<Json<Message>, ApiError> {
     let account = admin.managed_account(id, &manager, &attempt).await?;
-    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);
     let author = manager.author(&attempt);
     let deleted = admin.keys.delete_account(account.id, &author, &end_check);
     let (account, _) = with_store_timeout(deleted).await??;

@@ -26,7 +26,7 @@ use crate::credential::{
 };
 use crate::deny_reason::DenyReason;
 use crate::identity::Purpose;
-use crate::keys::{Author, ExceedsGrant, KeyOwner, Power, Role, SessionScope};
+use crate::keys::{Author, ExceedsGrant, KeyOwner, Privileges, Role, SessionScope};
 use crate::person::PersonId;
 use crate::return_to::ReturnHosts;
 use crate::snapshot::Snapshot;
@@ -178,22 +178,22 @@ impl Manager {
     ///
     /// # Errors
     /// [`ExceedsGrant`]: the part of the grant that they do not have.
-    pub fn check_grant(&self, power: &Power<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
-        if !self.sees(power.owner) {
+    pub fn check_grant(&self, privileges: &Privileges<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
+        if !self.sees(privileges.owner) {
             return Err(ExceedsGrant::OwnAlone);
         }
-        grant::check(self.principal(), self.role(), power, snapshot)
+        grant::check(self.principal(), self.role(), privileges, snapshot)
     }
 
     /// Checks that the manager's role is not below what a key or an account can do: whether they may end it.
     ///
     /// # Errors
     /// [`ExceedsGrant`].
-    pub fn check_end(&self, power: &Power<'_>) -> Result<(), ExceedsGrant> {
-        if !self.sees(power.owner) {
+    pub fn check_end(&self, privileges: &Privileges<'_>) -> Result<(), ExceedsGrant> {
+        if !self.sees(privileges.owner) {
             return Err(ExceedsGrant::OwnAlone);
         }
-        grant::check_end(self.principal(), self.role(), power)
+        grant::check_end(self.principal(), self.role(), privileges)
     }
 
     /// The manager's role, the highest one if there are several.  `None` is below every role.

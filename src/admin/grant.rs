@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::credential::Principal;
 use crate::keys::name::folded;
-use crate::keys::{ExceedsGrant, KeyOwner, Power, Role};
+use crate::keys::{ExceedsGrant, KeyOwner, Privileges, Role};
 use crate::policy::Allow;
 use crate::policy::allow::Requirement;
 use crate::snapshot::Snapshot;
@@ -24,14 +24,14 @@ const NAMING_MEMBERS: [&str; 5] = ["id", "name", "key", "key_id", "account"];
 pub(super) fn check(
     manager: &Principal,
     role: Option<Role>,
-    power: &Power<'_>,
+    privileges: &Privileges<'_>,
     snapshot: &Snapshot,
 ) -> Result<(), ExceedsGrant> {
-    check_life(manager, power)?;
+    check_life(manager, privileges)?;
     if role == Some(Role::Admin) {
         return Ok(());
     }
-    match power.owner {
+    match privileges.owner {
         // What a person's key can do that person can, whatever they may be next: but for what its name gives.
         KeyOwner::Person(person) => {
             if manager.person.as_ref().is_none_or(|manager| manager.id != *person) {
@@ -39,10 +39,11 @@ pub(super) fn check(
             }
         }
         KeyOwner::None | KeyOwner::Account(_) => {
-            if role < power.role {
+            if role < privileges.role {
                 return Err(ExceedsGrant::Role);
             }
-            let granted = power.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
+            let granted =
+                privileges.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
             for (name, value) in granted {
                 if !manager.actor.member(name).is_some_and(|own| includes(own, value)) {
                     return Err(ExceedsGrant::Member);
@@ -52,7 +53,7 @@ pub(super) fn check(
     }
     let policies = snapshot.policies.iter().filter_map(|policy| policy.allow());
     let admin = snapshot.admin.iter().flat_map(|admin| admin.allow_blocks());
-    if policies.chain(admin).any(|allow| names_key(allow, power)) {
+    if policies.chain(admin).any(|allow| names_key(allow, privileges)) {
         return Err(ExceedsGrant::Name);
     }
     Ok(())
@@ -65,29 +66,29 @@ pub(super) fn check(
 pub(super) fn check_end(
     manager: &Principal,
     role: Option<Role>,
-    power: &Power<'_>,
+    privileges: &Privileges<'_>,
 ) -> Result<(), ExceedsGrant> {
-    if let KeyOwner::Person(person) = power.owner
+    if let KeyOwner::Person(person) = privileges.owner
         && manager.person.as_ref().is_some_and(|manager| manager.id == *person)
     {
         return Ok(());
     }
     // A person's key without a role may do what that person may, which is not known here.
-    let needed = match power.owner {
-        KeyOwner::Person(_) => power.role.or(Some(Role::Admin)),
-        KeyOwner::None | KeyOwner::Account(_) => power.role,
+    let needed = match privileges.owner {
+        KeyOwner::Person(_) => privileges.role.or(Some(Role::Admin)),
+        KeyOwner::None | KeyOwner::Account(_) => privileges.role,
     };
     if role < needed { Err(ExceedsGrant::Role) } else { Ok(()) }
 }
 
 /// A key or a token makes no key that lives longer than itself.
-fn check_life(manager: &Principal, power: &Power<'_>) -> Result<(), ExceedsGrant> {
-    let is_longer = match (manager.expires_at, power.expires_at) {
+fn check_life(manager: &Principal, privileges: &Privileges<'_>) -> Result<(), ExceedsGrant> {
+    let is_longer = match (manager.expires_at, privileges.expires_at) {
         (None, _) => false,
         (Some(_), None) => true,
         (Some(own), Some(given)) => given > own,
     };
-    if is_longer && power.key_name.is_some() { Err(ExceedsGrant::Life) } else { Ok(()) }
+    if is_longer && privileges.key_name.is_some() { Err(ExceedsGrant::Life) } else { Ok(()) }
 }
 
 /// Whether a manager whose member has the value `own` has the value `granted`: the same one, or each of its elements.
@@ -104,7 +105,7 @@ fn includes(own: &Value, granted: &Value) -> bool {
 }
 
 /// Whether an allow block names this key or this account, by a name or an id.
-fn names_key(allow: &Allow, power: &Power<'_>) -> bool {
+fn names_key(allow: &Allow, privileges: &Privileges<'_>) -> bool {
     let members = match allow {
         Allow::Everyone | Allow::NoOne => return false,
         Allow::Members { members, .. } => members,
@@ -112,28 +113,28 @@ fn names_key(allow: &Allow, power: &Power<'_>) -> bool {
     members.iter().filter(|(member, _)| NAMING_MEMBERS.contains(&&**member)).any(|(_, requirement)| {
         match requirement {
             Requirement::Present => false,
-            Requirement::AnyOf(values) => values.iter().any(|value| is_key(value, power)),
+            Requirement::AnyOf(values) => values.iter().any(|value| is_key(value, privileges)),
         }
     })
 }
 
 /// Whether a value of an allow block is a name or the id of this key or account.
-fn is_key(value: &Value, power: &Power<'_>) -> bool {
-    let mut names = [power.key_name, power.account_name].into_iter().flatten();
+fn is_key(value: &Value, privileges: &Privileges<'_>) -> bool {
+    let mut names = [privileges.key_name, privileges.account_name].into_iter().flatten();
     match value {
         Value::String(text) => {
             let text = folded(text);
             let bare =
                 ["key:", "sa:"].into_iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(&text);
             let is_name = |name: &str| bare == folded(name) || text == folded(name);
-            names.any(is_name) || power.key_id.is_some_and(|id| text == id.to_string())
+            names.any(is_name) || privileges.key_id.is_some_and(|id| text == id.to_string())
         }
         Value::Number(number) => {
-            let is_id = power.key_id.is_some_and(|id| number.as_f64() == Some(id as f64));
+            let is_id = privileges.key_id.is_some_and(|id| number.as_f64() == Some(id as f64));
             is_id || names.any(|name| number.to_string() == name)
         }
-        Value::Array(values) => values.iter().any(|value| is_key(value, power)),
-        Value::Object(members) => members.values().any(|value| is_key(value, power)),
+        Value::Array(values) => values.iter().any(|value| is_key(value, privileges)),
+        Value::Object(members) => members.values().any(|value| is_key(value, privileges)),
         Value::Null | Value::Bool(_) => false,
     }
 }
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn an_allow_block_names_a_key_by_its_name_or_id() {
         let actor = Map::new();
-        let power = Power {
+        let privileges = Privileges {
             owner: &KeyOwner::None,
             key_id: Some(7),
             key_name: Some("deploy"),
@@ -199,7 +200,7 @@ mod tests {
             (json!(true), false),
             (json!(false), false),
         ] {
-            assert_eq!(names_key(&Allow::new(&allow).unwrap(), &power), expected, "{allow}");
+            assert_eq!(names_key(&Allow::new(&allow).unwrap(), &privileges), expected, "{allow}");
         }
     }
 }

@@ -27,7 +27,7 @@ use super::auth::Manager;
 use super::error::{ApiError, InvalidKind};
 use super::{Admin, with_store_timeout};
 use crate::keys::store::AccountRef;
-use crate::keys::{Account, Key, Power};
+use crate::keys::{Account, Key, Privileges};
 use crate::secret::Secret;
 
 /// A key with its token, which no other response holds.
@@ -109,7 +109,7 @@ impl Admin {
         let key = self.key(id, manager).await?;
         attempt.set_key(&key.name, key.role);
         // That of its account is asked for in the transaction.
-        manager.check_end(&Power::of_key(&key, None))?;
+        manager.check_end(&Privileges::of_key(&key, None))?;
         Ok(key)
     }
 

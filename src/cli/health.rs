@@ -178,7 +178,7 @@ mod tests {
     struct TransportError(#[source] Error);
 
     #[test]
-    fn a_socket_that_this_user_may_not_use_is_told_apart() {
+    fn a_socket_without_permission_has_its_own_error() {
         let address: Listen = "unix:/run/x.sock".parse().expect("an address");
         let denied = || Error::from(ErrorKind::PermissionDenied);
         for error in [unreachable(&address, denied()), unreachable(&address, TransportError(denied()))] {

@@ -642,7 +642,7 @@ fn the_seeds_own_file_is_read() {
 }
 
 #[test]
-fn thousands_of_tokens_are_read_and_as_many_errors_told() {
+fn thousands_of_tokens_are_read_and_as_many_errors_reported() {
     let entry = |index: usize| {
         format!("{{\"token\": \"eat-{index:032}-abcdef\", \"actor\": {{\"id\": \"user-{index}\"}}}}")
     };

@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_search_that_failed_says_what_to_check_by_who_searched() {
-        let told = |searcher, code| {
+        let text = |searcher, code| {
             let (base, outcome) = ("ou=p,dc=org".to_owned(), Outcome::new(code, ""));
             Problem::Search { key: "search_base", base, searcher, outcome }.to_string()
         };
@@ -389,11 +389,11 @@ mod tests {
             (Searcher::Person, 13, "confidentiality required (13).  Use ldaps://"),
             (Searcher::Reader, 51, "busy (51)"),
         ] {
-            let told = told(searcher, code);
-            assert!(told.starts_with("searching ou=p,dc=org (`ldap.search_base`): "), "{told}");
-            assert!(told.contains(part), "{searcher:?} {code}: {told}");
+            let text = text(searcher, code);
+            assert!(text.starts_with("searching ou=p,dc=org (`ldap.search_base`): "), "{text}");
+            assert!(text.contains(part), "{searcher:?} {code}: {text}");
         }
-        assert!(!told(Searcher::Anonymous, 32).contains("none that `bind_dn`"));
+        assert!(!text(Searcher::Anonymous, 32).contains("none that `bind_dn`"));
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! What attempts to log in at a provider need of the store.
+//! The data of log-in attempts at providers in the store.
 //!
-//! An attempt goes with the browser, in a cookie that is sealed by a key of the store: it may come back to another replica.
-//! Its **state** is good for once, on whichever replica it comes back.
+//! The browser holds an attempt in a cookie that is sealed with a key from the store, so that it may return to another
+//! replica.  The **state** of an attempt is valid once, across all replicas.
 //!
-//! The key is made when it is first asked for, and stays as long as the store does.  A reader of the store can forge
-//! attempts by it, and no session.  A process keeps it in memory for a minute at most, and no longer than the history of the
-//! store goes on: after a restore all replicas soon have the same one again.  Attempts that were sealed by another key are
-//! void, and people begin again.
+//! The key is created at the first use and stays in the store.  A reader of the store can forge attempts with it, but
+//! no sessions.  A process keeps the key in memory for a minute at most, and drops it when the history of the store was
+//! rewritten, so that after a restore all replicas soon have the same key again.  Attempts that were sealed with
+//! another key are void, and people start again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,14 +19,15 @@ use super::store::{SECRET_BYTES, StoreError, StoreFailure, Upkeep};
 use super::{Keys, OPERATION_TIMEOUT, whole_second, with_timeout};
 use crate::token::TokenDigest;
 
-/// How long it is remembered that a state was used.  An attempt lives for half of it, so that clocks of replicas may differ.
+/// How long a used state is remembered.  An attempt lives for half of this time, so that the clocks of replicas may
+/// differ.
 pub const USED_STATE_RETENTION: SignedDuration = SignedDuration::from_mins(20);
-/// How old the key in memory may be: the store may have become another one, without a change that shows it.
+/// The maximum age of the key in memory: the store may have been replaced without a visible change.
 const SEALING_KEY_MAX_AGE: Duration = Duration::from_secs(60);
 /// The name of the key in the store.
 const SEALING_KEY: &str = "login_attempts";
 
-/// The key by which attempts are sealed.  Its memory is wiped on drop, and `Debug` does not show it.
+/// The key that seals attempts.  Its memory is wiped on drop, and `Debug` does not show it.
 #[derive(PartialEq, Eq)]
 pub struct SealingKey(Zeroizing<[u8; SECRET_BYTES]>);
 
@@ -46,14 +47,14 @@ impl fmt::Debug for SealingKey {
 /// The key as it was read last.
 pub(super) struct KnownKey {
     key: Arc<SealingKey>,
-    /// By the clock that nobody sets.
+    /// By the monotonic clock.
     read_at: Duration,
-    /// How often the store's history had been rewritten by then.
+    /// The number of rewrites of the store's history at that time.
     history_rewrites: u64,
 }
 
 impl Keys {
-    /// The key by which attempts are sealed: the same on every replica.  The first call for a store makes it.
+    /// The key that seals attempts: the same on every replica.  The first call for a store creates it.
     ///
     /// # Errors
     /// The store failed, or is only read.
@@ -78,11 +79,11 @@ impl Keys {
         Ok(key)
     }
 
-    /// Notes that the state of an attempt was used; false when it had been, here or on another replica.  It is forgotten
-    /// after [`USED_STATE_RETENTION`].
+    /// Records that the state of an attempt was used; false if it was used before, here or on another replica.  The
+    /// record is deleted after [`USED_STATE_RETENTION`].
     ///
     /// # Errors
-    /// The store failed, or is only read: nobody knows whether it was used.
+    /// The store failed, or is read-only: it is not known whether the state was used.
     pub async fn use_state(&self, state: &TokenDigest) -> Result<bool, StoreError> {
         self.check_writable()?;
         let now = whole_second(self.clock.now());

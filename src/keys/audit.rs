@@ -1,4 +1,4 @@
-//! The audit in the store: a row for each change, log-in and log-out, and for the denied ones of known callers.
+//! The audit in the store: a row for each change, log-in and log-out, and for denied attempts of known callers.
 //!
 //! A change's row is written in the transaction that makes it.  A row never holds a secret.
 
@@ -10,10 +10,10 @@ use crate::person::PersonId;
 
 /// How long a row is kept, in days.
 pub const RETENTION_DAYS: i64 = 400;
-/// The most rows that are kept; the oldest go first.
+/// The maximum number of rows; the oldest are deleted first.
 pub const MAX_ROWS: u64 = 1_000_000;
 
-/// What was done or denied, in the words of the audit log.
+/// An action that was done or denied, with the text of the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Action(pub &'static str);
 
@@ -30,7 +30,7 @@ impl Action {
     pub const KEY_REVOKED: Self = Self("API key revoked");
     /// A key was deleted.
     pub const KEY_DELETED: Self = Self("API key deleted");
-    /// A key expired for want of use.
+    /// A key expired because it was not used.
     pub const KEY_IDLE: Self = Self("API key expired because it was not used");
     /// A service account was created.
     pub const ACCOUNT_CREATED: Self = Self("service account created");
@@ -38,24 +38,24 @@ impl Action {
     pub const ACCOUNT_CHANGED: Self = Self("service account changed");
     /// A service account was deleted, and its keys with it.
     pub const ACCOUNT_DELETED: Self = Self("service account deleted");
-    /// Somebody logged in.
+    /// A person logged in.
     pub const LOGGED_IN: Self = Self("logged in");
-    /// Somebody logged out.
+    /// A person logged out.
     pub const LOGGED_OUT: Self = Self("logged out");
-    /// Somebody ended the sessions of a person.
+    /// The sessions of a person were ended.
     pub const SESSIONS_ENDED: Self = Self("sessions ended");
-    /// Somebody accepted a rewritten history of the store.
+    /// An operator accepted a rewritten history of the store.
     pub const HISTORY_ACCEPTED: Self = Self("history of the key store accepted");
 }
 
 /// A row to be written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewAuditRow {
-    /// When, to a second.
+    /// The time, to a second.
     pub at: Timestamp,
-    /// What: an [`Action`], or the message of a denial.
+    /// An [`Action`], or the message of a denial.
     pub action: String,
-    /// The id of the actor who did it.
+    /// The id of the author.
     pub by: Option<String>,
     /// The kind of their credential.
     pub credential: Option<String>,
@@ -63,15 +63,15 @@ pub struct NewAuditRow {
     pub address: Option<String>,
     /// The key.
     pub key_id: Option<i64>,
-    /// Its name then.
+    /// Its name at that time.
     pub key_name: Option<String>,
     /// The service account.
     pub account_id: Option<i64>,
-    /// Its name then.
+    /// Its name at that time.
     pub account_name: Option<String>,
-    /// The person who logged in or out, or whose sessions or key it is.
+    /// The person who logged in or out, or who owns the sessions or the key.
     pub user: Option<String>,
-    /// Where that person comes from.
+    /// The source of that person.
     pub source: Option<String>,
     /// The state before.
     pub before: Option<Value>,
@@ -79,22 +79,22 @@ pub struct NewAuditRow {
     pub after: Option<Value>,
     /// The status of the answer, where it was denied.
     pub status: Option<u16>,
-    /// Why it was denied, one word.
+    /// The reason of the denial, one word.
     pub reason: Option<String>,
-    /// How many of a kind the row stands for; `None` is one.
+    /// How many events of a kind the row represents; `None`: one.
     pub count: Option<i64>,
 }
 
 /// A row as it is listed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditRow {
-    /// Its number: later rows have greater ones.
+    /// Its number; it increases with each row.
     pub id: i64,
-    /// All else.
+    /// The other columns.
     pub row: NewAuditRow,
 }
 
-/// Which rows are wanted: all conditions must hold.
+/// A filter of rows: all conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AuditFilter {
     /// At this instant or later.
@@ -115,7 +115,7 @@ pub struct AuditFilter {
     pub action: Option<String>,
 }
 
-/// A page of rows, the newest first, and the number of all that fit.
+/// A page of rows, the newest first, and the number of all that match.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AuditPage {
     /// The rows.
@@ -125,7 +125,7 @@ pub struct AuditPage {
 }
 
 impl NewAuditRow {
-    /// A row of somebody's action.
+    /// A row about an action of an author.
     pub fn of(author: &Author, action: Action, at: Timestamp) -> Self {
         Self {
             at,
@@ -137,7 +137,7 @@ impl NewAuditRow {
         }
     }
 
-    /// The same about a key; `account` is the one whose it is.
+    /// The same about a key; `account` is its owner, if it has one.
     #[must_use]
     pub fn key(mut self, changed: &Changed<&Key>, account: Option<&Account>) -> Self {
         if let Some(key) = changed.after.or(changed.before) {
@@ -174,7 +174,7 @@ impl NewAuditRow {
         self
     }
 
-    /// The same for so many of a kind.
+    /// The same for this number of events of a kind.
     #[must_use]
     pub fn count(mut self, count: usize) -> Self {
         self.count = Some(i64::try_from(count).unwrap_or(i64::MAX));
@@ -182,7 +182,7 @@ impl NewAuditRow {
     }
 }
 
-/// What a key may do and for how long.
+/// The rights and the expiry of a key, as JSON.
 pub fn key_state(key: &Key) -> Value {
     let time = |at: Option<Timestamp>| at.map(|at| Value::String(at.to_string()));
     let members = [
@@ -198,7 +198,7 @@ pub fn key_state(key: &Key) -> Value {
     state(&key.name, members)
 }
 
-/// What a service account may do.
+/// The rights of a service account, as JSON.
 pub fn account_state(account: &Account) -> Value {
     let members = [
         ("role", Some(json!(account.role.as_str()))),

@@ -1,4 +1,4 @@
-//! Changes of keys and service accounts: what stays as it is, and what becomes something else.
+//! Changes of keys and service accounts.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -12,7 +12,7 @@ pub struct EditKey {
     pub name: Option<String>,
     /// Another description, or none.
     pub description: Option<Option<String>>,
-    /// Another role; `Some(None)`, for a person's key alone, is the person's.
+    /// Another role; `Some(None)`, which is only for a person's key, is the role of the person.
     pub role: Option<Option<Role>>,
     /// Other policies, or no restriction.
     pub policies: Option<Option<Vec<String>>>,
@@ -24,7 +24,7 @@ pub struct EditKey {
     pub is_disabled: Option<bool>,
 }
 
-/// Why a key or account cannot be changed so.
+/// Why a key or account cannot be changed in this way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EditProblem {
     /// It is expired or revoked.
@@ -36,7 +36,7 @@ pub enum EditProblem {
     /// A member that a person's key takes from the person.
     #[error("{0}: the key is owned by a person and has the actor of that person")]
     OfPerson(&'static str),
-    /// Nobody's key needs a role.
+    /// A key without an owner needs a role.
     #[error("role: expected Viewer, Editor or Admin")]
     NoRole,
 }
@@ -135,7 +135,7 @@ fn set<T: Clone>(member: &mut T, value: Option<&T>) {
     }
 }
 
-/// When something was disabled: what is disabled again keeps its first time.
+/// The time of disabling; a second disabling keeps the first time.
 fn disabled_at(is_disabled: Option<bool>, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
     match is_disabled {
         None => before,
@@ -144,7 +144,7 @@ fn disabled_at(is_disabled: Option<bool>, before: Option<Timestamp>, now: Timest
     }
 }
 
-/// What was changed, before and after.  For what was created or deleted one of the two is `None`.
+/// The state before and after a change.  One of the two is `None` for a creation or a deletion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Changed<T> {
     /// Before the change.
@@ -154,17 +154,17 @@ pub struct Changed<T> {
 }
 
 impl<T> Changed<T> {
-    /// What was created.
+    /// A creation.
     pub fn created(after: T) -> Self {
         Self { before: None, after: Some(after) }
     }
 
-    /// What was changed.
+    /// A change.
     pub fn edited(before: T, after: T) -> Self {
         Self { before: Some(before), after: Some(after) }
     }
 
-    /// What was deleted.
+    /// A deletion.
     pub fn deleted(before: T) -> Self {
         Self { before: Some(before), after: None }
     }

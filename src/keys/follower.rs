@@ -1,11 +1,11 @@
-//! Following the store: reading what others changed, and writing down what was used.
+//! Follows the store: reads the changes of other processes, and writes uses.
 //!
-//! The follower has a thread of its own, of lower priority than those that answer Checks, and connections of its own.
-//! It looks which revision the store has, twice a second and whenever the store notifies of a change, and reads in steps of at
-//! most a thousand rows.  After an error it goes on from its cursor.  It reads everything only where the store cannot
-//! tell what changed: at the start, when the change log no longer reaches back, and when the store's history was
-//! rewritten.  After each step it looks again, so that a revocation waits for one step at most, and so that what a restore
-//! brings in the middle of a reading is not taken for the history that was read before.
+//! The follower has its own thread, with a lower priority than the threads that answer Checks, and its own connections.
+//! It reads the store's revision twice a second and at each notification of a change, and reads changes in steps of at
+//! most a thousand rows.  After an error it continues from its cursor.  It reads everything only where the store cannot
+//! name the changes: at the start, when the change log no longer reaches back far enough, and when the store's history
+//! was rewritten.  After each step it reads the revision again, so that a revocation waits for one step at most, and so
+//! that a restore during a reading is not mistaken for the previous history.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -34,24 +34,24 @@ use crate::token::TokenDigest;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the store is read, with or without a notification.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// After a failure the store is read again after at most this long, then after at most twice as long, and so on …
+/// The pause after a failure is at most this long, then at most twice as long, and so on …
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// … up to this.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Before reading everything again a replica waits for a random part of this: what made it necessary for one made it
-/// necessary for all.
+/// A replica waits for a random part of this time before it reads everything again, since all replicas need it at the
+/// same moment.
 const MAX_READING_DELAY: Duration = Duration::from_secs(1);
 /// How often uses are written.
 const WRITE_USES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often ended sessions are deleted.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
-/// How often a writer shows copies of the store that it is there.
+/// How often a writer updates the time stamp that copies of the store read.
 const STAMP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the last uses may take to be written when the follower stops, and how long closing may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most keys that one line of the log names.
+/// The maximum number of keys that one log line names.
 const MAX_NAMES: usize = 100;
-/// The most reasons that the log gives for one outage.
+/// The maximum number of reasons that are logged for one outage.
 const MAX_REASONS: usize = 10;
 
 /// Follows the store for one process.
@@ -61,7 +61,7 @@ pub struct Follower {
     reader: Reader,
     uses: PendingUses,
     backoff: Backoff,
-    /// What the log has said of the outage that lasts.
+    /// The reasons that were logged for the current outage.
     logged_reasons: Vec<String>,
     write_uses_at: Instant,
     purge_at: Instant,
@@ -72,15 +72,16 @@ pub struct Follower {
 /// How far the store was read.
 #[derive(Default)]
 struct Reader {
-    /// Every change up to here is in the index, or in one of the windows; `None` before the first look.
+    /// Every change up to here is in the index, or in one of the windows; `None` before the first reading of the
+    /// revision.
     cursor: Option<Cursor>,
     /// The parts of the change log that are still to be read.  The newest, at the end, is read first.
     windows: Vec<Window>,
     /// How far a reading of everything has come.
     reading: Option<Reading>,
-    /// The number by which somebody accepts a history that was rewritten, as the last look saw it.
+    /// The number with which an operator accepts a rewritten history, as of the last reading of the revision.
     accepted: Option<i64>,
-    /// The history was rewritten, and the log does not say yet what is live again.
+    /// The history was rewritten, and the log does not yet name the keys that are live again.
     is_rewritten: bool,
     /// The copy that is read is behind the cursor, and the log says so.
     is_behind: bool,
@@ -108,7 +109,7 @@ impl Reading {
     const START: Self = Self::Accounts(i64::MIN);
 }
 
-/// What was read and does not count yet.
+/// The digests that were read and are not in use yet.
 enum Page {
     Changes(ChangePage),
     /// The service accounts with an id above this.
@@ -128,7 +129,7 @@ pub(super) async fn read_once(keys: &Arc<Keys>) -> Result<(), StoreError> {
     read
 }
 
-/// The follower's thread.
+/// The handle of the follower's thread.
 pub struct FollowerThread {
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
@@ -182,7 +183,7 @@ impl Follower {
         Self::with_store(keys, store)
     }
 
-    /// The same, of what is handed in.
+    /// The same, with these parts.
     pub fn with_store(keys: Arc<Keys>, store: FollowerStore) -> Self {
         let now = Instant::now();
         Self {
@@ -199,9 +200,8 @@ impl Follower {
         }
     }
 
-    /// Reads the store until the index shows all that it said and, where they are due at `now` and the store could be
-    /// read, writes the uses and deletes ended sessions.  Returns how long to wait for a notification before the next
-    /// tick.
+    /// Reads the store until the index is up to date.  If the store could be read, it also writes the uses and deletes
+    /// ended sessions, where they are due at `now`.  Returns how long to wait for a notification before the next tick.
     pub async fn tick(&mut self, now: Instant) -> Duration {
         let read = self.read().await;
         self.report(&read);
@@ -231,7 +231,7 @@ impl Follower {
         self.retention.run(&self.keys, upkeep, now).await;
     }
 
-    /// Ticks for ever.
+    /// Ticks forever.
     ///
     /// A panic does not end it: a replica that sees no revocation is worse than one that starts again.  A panic
     /// is logged and counted as an error of the store, and the follower starts again with the whole contents.
@@ -278,12 +278,13 @@ impl Follower {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.store.source.close()).await;
     }
 
-    /// Reads until the index shows all that the store said.
+    /// Reads until the index is up to date.
     async fn read(&mut self) -> Result<(), StoreError> {
-        // At first it looks alone.  A page that another store does not have would fail for ever, and a look notices that.
+        // The first step only reads the revision.  A page that another store does not have would fail forever, and the
+        // revision shows that.
         let mut is_page_due = false;
         loop {
-            // Not under the gate: a writer that waits for it may use what is to be made ready.
+            // Not under the gate: a writer that waits for the gate may use the connection that this step needs.
             self.store.source.prepare().await?;
             let gate = self.keys.gate.enter().await;
             let page = if is_page_due { self.read_page().await? } else { None };
@@ -291,8 +292,8 @@ impl Follower {
             let started = self.keys.clock.elapsed();
             let look = self.look().await?;
             self.check_schema(look.oldest_reader)?;
-            // Of another history the page may show a key as live that was revoked in this one: it counts when it is read
-            // again, after what is dead was noted.
+            // Under another history the page may show a key as live that was revoked in this one.  The page is used
+            // when it is read again, after the dead digests were recorded.
             if let (Some(page), Continuity::Continues) = (page, look.continuity) {
                 self.apply(page);
             }
@@ -306,7 +307,7 @@ impl Follower {
         }
     }
 
-    /// Notes what is to be read, now that the store is there.  Returns how old the store's newest write is.
+    /// Records what is to be read.  Returns the age of the store's newest write.
     async fn note(&mut self, look: Look) -> Result<Duration, StoreError> {
         if let Some(accepted) = self.reader.accepted.replace(look.accepted)
             && accepted != look.accepted
@@ -363,10 +364,10 @@ impl Follower {
         Ok(age.unwrap_or_default())
     }
 
-    /// Looks which revision the store has, under the gate.
+    /// Reads the store's revision, under the gate.
     ///
-    /// A store that lacks what this process has committed was rewritten, even where it goes on from the cursor: each
-    /// commit raises the revision.
+    /// A store without the commits of this process was rewritten, even if it continues from the cursor: each commit
+    /// raises the revision.
     async fn look(&self) -> Result<Look, StoreError> {
         let since = self.reader.cursor.as_ref();
         let mut look = with_timeout(READ_TIMEOUT, self.store.source.look(since)).await?;
@@ -379,7 +380,7 @@ impl Follower {
         Ok(look)
     }
 
-    /// A schema that narrows access may hold what this program does not know of.
+    /// A newer schema that narrows access may have rules that this version does not know.
     fn check_schema(&self, oldest_reader: i64) -> Result<(), StoreError> {
         let schema_is_too_new = oldest_reader > SCHEMA;
         self.keys.schema_is_too_new.store(schema_is_too_new, Ordering::Relaxed);
@@ -413,7 +414,7 @@ impl Follower {
         })
     }
 
-    /// Takes a page over into the index, and notes where the next one begins.
+    /// Applies a page to the index, and records where the next one begins.
     fn apply(&mut self, page: Page) {
         let index = &self.keys.index;
         match page {
@@ -463,7 +464,7 @@ impl Follower {
         }
     }
 
-    /// The index shows all that the store said when the last look began.
+    /// The index is up to date as of the start of the last reading of the revision.
     fn complete(&mut self, started: Duration, age: Duration) {
         if std::mem::take(&mut self.reader.is_rewritten) {
             let (names, number) = self.keys.index.retain_denied_but_live(self.keys.clock.now(), MAX_NAMES);
@@ -512,7 +513,7 @@ impl Follower {
 }
 
 impl Reader {
-    /// Begins to read everything, from the start.
+    /// Starts to read everything from the beginning.
     fn read_everything(&mut self) {
         self.windows.clear();
         self.reading = Some(Reading::START);
@@ -527,7 +528,7 @@ async fn notified_after(source: &dyn Source, pause: Duration) -> Result<(), Stor
 
 /// A random number from one half to one, so that replicas that failed together do not come back together.
 fn random_part() -> f64 {
-    // Without randomness replicas come back together, which is slower and not wrong.
+    // Without randomness replicas return at the same time, which is slower but correct.
     let random = getrandom::u32().unwrap_or(u32::MAX);
     0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
 }
@@ -552,7 +553,7 @@ impl Backoff {
         self.failing_since.take()
     }
 
-    /// How long to wait before the next reading: after a failure, this part of what is due.
+    /// How long to wait before the next reading: after a failure, this part of the current pause.
     fn interval(&self, part: f64) -> Duration {
         match self.failures {
             0 => POLL_INTERVAL,

@@ -1,5 +1,6 @@
-//! How fresh the index is: when the store was last read, what of it is known, and how many keys there are.  Neither a
-//! lock nor the store is asked.  Whether a key is live is decided in [`index`](super::index).
+//! The freshness and the content of the index: when the store was last read, lookups of digests, and the number of
+//! keys.  No function here takes a lock or asks the store.  Whether a key is live is decided in
+//! [`index`](super::index).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,23 +16,23 @@ use super::{IndexedKey, Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;
 
 impl Keys {
-    /// What is known of a token's digest at this instant.
+    /// The state of a token's digest at this instant.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         self.index.find(digest, now)
     }
 
-    /// The key of a token's digest, dead or alive; `None` when no key has it.  That is no use of it.
+    /// The key of a token's digest, dead or alive; `None` when no key has it.  This does not count as a use.
     pub fn indexed(&self, digest: &TokenDigest) -> Option<IndexedKey> {
         self.index.key(digest)
     }
 
-    /// From when to when a token's digest counts; `None` when no key has it.
+    /// The validity of a token's digest; `None` when no key has it.
     pub fn lifetime(&self, digest: &TokenDigest) -> Option<Lifetime> {
         self.index.lifetime(digest)
     }
 
-    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
-    /// the use is to be written: at most once a minute.
+    /// Records that the key of a digest was used at this instant, from this address if it is known.  The address is
+    /// read only when the use is due to be written, at most once a minute.
     pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
         self.index.record_use(digest, now, address);
     }
@@ -47,9 +48,9 @@ impl Keys {
         self.read_at.load(Ordering::Acquire) == NEVER || self.is_stale(max_staleness)
     }
 
-    /// Whether the index may not be answered from: the store was last read longer ago than `max_staleness`
-    /// ([`KeySettings`](super::KeySettings)), or its schema is for newer programs alone.
-    /// False before the first reading: what the index holds then was made by this process.
+    /// Whether the index must not be used: the last reading of the store is older than `max_staleness`
+    /// ([`KeySettings`](super::KeySettings)), or its schema is too new for this version.  False before the first
+    /// reading: the index then holds only keys that this process created.
     pub fn is_stale(&self, max_staleness: Option<Duration>) -> bool {
         self.schema_is_too_new.load(Ordering::Relaxed)
             || max_staleness.is_some_and(|limit| self.lag().is_some_and(|lag| lag > limit))
@@ -66,15 +67,15 @@ impl Keys {
         let _ = self.was_read.subscribe().wait_for(|was_read| *was_read).await;
     }
 
-    /// How old what the index holds is: the time since it last showed all that the store said, by a clock that nobody
-    /// sets, and where the store is a copy how far that one was behind.  `None` before the first reading.
+    /// The age of the index: the time since it was last up to date, by the monotonic clock, plus the lag of a store
+    /// that is a copy.  `None` before the first reading.
     pub fn lag(&self) -> Option<Duration> {
         let read_at = self.read_at.load(Ordering::Acquire);
         let now = milliseconds(self.clock.elapsed());
         (read_at != NEVER).then(|| Duration::from_millis(u64::try_from(now - read_at).unwrap_or(0)))
     }
 
-    /// The index showed all that the store said at this reading of the clock, which was `age` old.
+    /// Records that the index was up to date at this reading of the clock, with data of this age.
     pub(super) fn mark_read(&self, elapsed: Duration, age: Duration) {
         self.read_at.store(milliseconds(elapsed) - milliseconds(age), Ordering::Release);
         self.was_read.send_if_modified(|was_read| !std::mem::replace(was_read, true));
@@ -90,7 +91,8 @@ impl Keys {
         self.history_rewrites.load(Ordering::Relaxed)
     }
 
-    /// The keys and sessions that are denied although the store takes them for live, since its history was rewritten.
+    /// The number of keys and sessions that are denied although the store shows them as live, since its history was
+    /// rewritten.
     pub fn denied_by_history(&self) -> usize {
         self.index.denied_len()
     }

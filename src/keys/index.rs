@@ -1,7 +1,7 @@
 //! The index: every stored digest, for the Check path to look up without a lock; and whether a digest is live, expired
 //! (a replaced secret: its overlap is over), disabled or revoked; every service account; and every record of a person.
 //!
-//! Readers never wait.  One writer at a time changes the entries of what changed.
+//! Readers never wait.  One writer at a time replaces the changed entries.
 
 mod accounts;
 mod entry;
@@ -32,11 +32,11 @@ use crate::token::TokenDigest;
 
 pub use self::entry::{Lifetime, PersonKey};
 
-/// In order, so that a page of keys shows which of them are gone; and a tree, which never moves all entries at once.
+/// Ordered, so that a page of keys shows which keys are gone.  A tree never moves all entries at once.
 type ById = BTreeMap<i64, Arc<IndexEntry>>;
 type Digests<T> = papaya::HashMap<TokenDigest, Arc<T>, foldhash::fast::RandomState>;
 
-/// What the index knows of a token's digest.
+/// The state of a token's digest in the index.
 #[derive(Debug)]
 pub enum KeyLookup {
     /// It belongs to no key.
@@ -45,11 +45,11 @@ pub enum KeyLookup {
     Expired,
     /// The key is revoked.
     Revoked,
-    /// The key, or the service account whose it is, is disabled; or that account is gone.
+    /// The key or its service account is disabled, or the account is gone.
     Disabled,
     /// The key is live.
     Live(Arc<Principal>),
-    /// The key is live, and what it may says the person whose it is.
+    /// The key is live, and its rights depend on its owner.
     OfPerson(PersonKey),
 }
 
@@ -60,9 +60,10 @@ pub struct IndexedKey {
     pub id: i64,
     /// Its name.
     pub name: Box<str>,
-    /// The person whose it is.
+    /// The person who owns it.
     pub person: Option<PersonId>,
-    /// Why it does not count although it is neither revoked nor expired; whether its person is there is not asked.
+    /// Why it is not valid although it is neither revoked nor expired.  This does not check whether the owner still
+    /// exists.
     pub why_denied: Option<WhyDenied>,
 }
 
@@ -72,7 +73,7 @@ pub struct Index {
     sessions: Digests<Session>,
     people: People,
     accounts: Accounts,
-    /// How many keys that are not revoked each person has.
+    /// The number of unrevoked keys of each person.
     owners: Mutex<HashMap<PersonId, usize>>,
     /// The entry of each key, for writers.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
@@ -84,9 +85,9 @@ pub struct Index {
 /// Why an entry changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    /// Somebody changed the key: what it loses is dead.
+    /// The key was changed: the digests that it loses are dead.
     Change,
-    /// A reading of everything found it so.
+    /// A reading of everything found this state.
     Reading,
 }
 
@@ -106,12 +107,12 @@ impl Index {
         }
     }
 
-    /// From when to when a digest counts; `None` when no key has it.
+    /// The validity of a digest; `None` when no key has it.
     pub fn lifetime(&self, digest: &TokenDigest) -> Option<Lifetime> {
         self.keys.pin().get(digest).map(|entry| entry.lifetime(digest))
     }
 
-    /// What is known of a digest at this instant.
+    /// The state of a digest at this instant.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         let keys = self.keys.pin();
         let Some(entry) = keys.get(digest) else {
@@ -138,14 +139,14 @@ impl Index {
         })
     }
 
-    /// The digests of the present secrets of these keys, in the same order; `None` for one that is not known.
+    /// The digests of the current secrets of these keys, in the same order; `None` for an unknown key.
     pub fn digests(&self, ids: &[i64]) -> Vec<Option<TokenDigest>> {
         let by_id = self.lock();
         ids.iter().map(|id| by_id.get(id).map(|entry| entry.digest)).collect()
     }
 
-    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
-    /// the use is to be written: at most once a minute.
+    /// Records that the key of a digest was used at this instant, from this address if it is known.  The address is
+    /// read only when the use is due to be written, at most once a minute.
     pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
         let keys = self.keys.pin();
         if let Some(entry) = keys.get(digest)
@@ -174,7 +175,7 @@ impl Index {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// When the next key expires that authenticates until then.  Looks at every key.
+    /// When the next valid key expires.  Takes time in proportion to the number of keys.
     pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
         let keys = self.keys.pin();
         let usable = keys.values().filter(|entry| entry.is_usable());
@@ -186,17 +187,17 @@ impl Index {
         self.lock_owners().keys().cloned().collect()
     }
 
-    /// Whether a person is one of them.
+    /// Whether a person has a key that is not revoked.
     pub fn is_owner(&self, person: &PersonId) -> bool {
         self.lock_owners().contains_key(person)
     }
 
-    /// Inserts a key that somebody created or changed, or replaces it.
+    /// Inserts or replaces a key that was created or changed.
     pub fn put(&self, stored: StoredKey) {
         self.put_locked(&mut self.lock(), stored, Cause::Change);
     }
 
-    /// Removes a key that somebody deleted.
+    /// Removes a key that was deleted.
     pub fn remove(&self, id: i64) {
         self.remove_locked(&mut self.lock(), id, Cause::Change);
     }
@@ -227,7 +228,7 @@ impl Index {
         self.people.find(person)
     }
 
-    /// The people of such sources who have not ended.
+    /// The people of these sources who have not ended.
     pub fn people(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<PersonId> {
         self.people.not_ended(is_source)
     }
@@ -237,14 +238,14 @@ impl Index {
         self.sessions.pin().get(digest).map(Arc::clone)
     }
 
-    /// The sessions of such sources, dead or alive.  Looks at every session.
+    /// The sessions of these sources, dead or alive.  Takes time in proportion to the number of sessions.
     pub fn sessions_of(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<(TokenDigest, Arc<Session>)> {
         let sessions = self.sessions.pin();
         let of_source = sessions.iter().filter(|(_, session)| is_source(&session.person.source));
         of_source.map(|(digest, session)| (*digest, Arc::clone(session))).collect()
     }
 
-    /// The digests of a person's sessions, dead or alive.  Looks at every session.
+    /// The digests of a person's sessions, dead or alive.  Takes time in proportion to the number of sessions.
     pub fn sessions_of_person(&self, person: &PersonId) -> Vec<TokenDigest> {
         let sessions = self.sessions.pin();
         let of_person = sessions.iter().filter(|(_, session)| session.person == *person);
@@ -261,22 +262,22 @@ impl Index {
         self.people.remove(id);
     }
 
-    /// Inserts a service account, or replaces it: each of its keys acts as it from now on.
+    /// Inserts or replaces a service account: each of its keys acts as this account from now on.
     pub fn put_account(&self, account: Account) {
         self.accounts.put(account);
     }
 
-    /// Removes a service account: no key of it authenticates any more.
+    /// Removes a service account: its keys no longer authenticate.
     pub fn remove_account(&self, id: i64) {
         self.accounts.remove(id);
     }
 
-    /// Takes over a page of all service accounts: those with an id above `after`, up to where the page ends.
+    /// Applies a page of all service accounts: those with an id above `after`, up to the end of the page.
     pub fn apply_accounts(&self, after: i64, page: AccountPage) {
         self.accounts.apply(after, page);
     }
 
-    /// Takes over a page of changes.
+    /// Applies a page of changes.
     pub fn apply_changes(&self, page: ChangePage) {
         // Before the keys: a new account's first key works at once.
         for account in page.accounts {
@@ -305,13 +306,13 @@ impl Index {
         }
     }
 
-    /// Takes over a page of all people: those whose records have an id above `after`, up to where the page ends.
+    /// Applies a page of all people: the records with an id above `after`, up to the end of the page.
     pub fn apply_people(&self, after: i64, page: PersonPage) {
         self.people.apply(after, page);
     }
 
-    /// Takes over a page of all keys: those with an id above `after`, up to where the page ends.  Entries that stay the
-    /// same are kept.
+    /// Applies a page of all keys: those with an id above `after`, up to the end of the page.  Unchanged entries are
+    /// kept.
     pub fn apply_keys(&self, after: i64, page: KeyPage) {
         let mut by_id = self.lock();
         let covered = (Bound::Excluded(after), page.next.map_or(Bound::Unbounded, Bound::Included));
@@ -331,7 +332,7 @@ impl Index {
         self.sessions.pin().retain(|digest, _| existing.contains(digest));
     }
 
-    /// Denies from now on, whatever the store says, what is dead at this instant.
+    /// Denies the digests that are dead at this instant from now on, whatever the store says.
     pub fn deny_dead(&self, now: Timestamp) {
         let keys = self.keys.pin();
         let is_dead =
@@ -340,8 +341,8 @@ impl Index {
         self.known_dead.deny(dead);
     }
 
-    /// Of what is denied whatever the store says, denies only what the store takes for live.  Returns names and ids of
-    /// at most `max_names` such keys, and the number of all.
+    /// Reduces the denied digests to those that the store shows as live.  Returns names and ids of at most `max_names`
+    /// such keys, and the number of all.
     pub fn retain_denied_but_live(&self, now: Timestamp, max_names: usize) -> (Vec<String>, usize) {
         let (keys, sessions) = (self.keys.pin(), self.sessions.pin());
         let mut names = Vec::new();
@@ -358,12 +359,12 @@ impl Index {
         (names, self.known_dead.denied_len())
     }
 
-    /// Denies nothing any more that the store takes for live.
+    /// Stops denying digests that the store shows as live.
     pub fn accept_history(&self) {
         self.known_dead.retain(|_| false);
     }
 
-    /// The number of digests that are denied although the store takes them for live.
+    /// The number of digests that are denied although the store shows them as live.
     pub fn denied_len(&self) -> usize {
         self.known_dead.denied_len()
     }
@@ -377,7 +378,7 @@ impl Index {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An entry took the place of another one.
+    /// An entry replaced another one.
     fn count_owners(&self, before: Option<&IndexEntry>, after: Option<&IndexEntry>) {
         let (before, after) = (before.and_then(IndexEntry::owner), after.and_then(IndexEntry::owner));
         if before == after {
@@ -414,7 +415,7 @@ impl Index {
         for digest in after.digests() {
             keys.insert(digest, Arc::clone(&after));
         }
-        // After the insertion, so that a secret that goes on working is never unknown in between.
+        // After the insertion, so that a secret that continues to work is never unknown in between.
         for digest in before.iter().flat_map(|before| before.digests()) {
             let removed = keys.remove_if(&digest, |_, entry| entry.id == id && !Arc::ptr_eq(entry, &after));
             if cause == Cause::Change && matches!(removed, Ok(Some(_))) {

@@ -1,8 +1,8 @@
-//! What this process knows to be dead, for the case that the store forgets it.
+//! Digests that this process knows to be dead, in case the store loses this state.
 //!
-//! A store that is restored from a backup, replaced by an older file, or failed over to a server that lacked the last
-//! commits has forgotten that keys were revoked, deleted or rotated.  The index remembers: such a digest stays denied
-//! until somebody accepts the store's history (`keys accept-history`) or the process ends.
+//! A store can lose the state that keys were revoked, deleted or rotated: after a restore from a backup, a replacement
+//! by an older file, or a failover to a server without the last commits.  The index remembers it.  Such a digest stays
+//! denied until an operator accepts the store's history (`keys accept-history`) or the process ends.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,15 +10,15 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::token::TokenDigest;
 
-/// The most digests that are remembered after they left the index; the oldest goes first.
+/// The maximum number of digests that are remembered after they left the index; the oldest are dropped first.
 pub const MAX_REMEMBERED: usize = 100_000;
 
-/// Digests that are dead whatever the store says.
+/// Digests that are denied whatever the store says.
 #[derive(Default)]
 pub(super) struct KnownDead {
-    /// Those that left the index: of deleted keys, of replaced secrets, of ended sessions.
+    /// Digests that left the index: of deleted keys, replaced secrets, and ended sessions.
     departed: Mutex<VecDeque<TokenDigest>>,
-    /// Those that are denied, since the history was rewritten.
+    /// The denied digests, since the history was rewritten.
     denied: papaya::HashSet<TokenDigest, foldhash::fast::RandomState>,
     /// Their number, so that a lookup under an ordinary history costs one load.
     denied_len: AtomicUsize,
@@ -34,7 +34,7 @@ impl KnownDead {
         departed.push_back(digest);
     }
 
-    /// Denies what left the index, and these.
+    /// Denies the digests that left the index, and these.
     pub fn deny(&self, digests: impl IntoIterator<Item = TokenDigest>) {
         let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let denied = self.denied.pin();

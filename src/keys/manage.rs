@@ -21,11 +21,11 @@ use super::{
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
-/// How long reading one page of a list may take: the store may have to look through a million keys for it.
+/// How long reading one page of a list may take: the store may have to scan a million keys.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Keys {
-    /// Creates a key, and returns it with its secret, which is stored nowhere.
+    /// Creates a key, and returns it with its secret, which is not stored.
     ///
     /// # Errors
     /// [`ChangeError`]: the name is taken, the quota is reached, there is no such account, `grant_check` fails, or the
@@ -97,8 +97,8 @@ impl Keys {
         Ok(keys_of(self.log_failure("change a key", edited)?))
     }
 
-    /// Replaces a key's secret.  The present one works for `overlap_seconds` more, and never beyond the key's expiry.
-    /// With a longest life in the settings, the key's expiry is at most that far from now.
+    /// Replaces a key's secret.  The current one works for `overlap_seconds` more, and never beyond the key's expiry.
+    /// If the settings have a maximum life, the key's expiry is at most that far from now.
     ///
     /// # Errors
     /// [`ChangeError`]: there is no such key for the author, it is dead or disabled, `grant_check` fails, or the store
@@ -142,7 +142,8 @@ impl Keys {
         Ok(keys_of(self.log_failure("revoke a key", revoked)?))
     }
 
-    /// Revokes the keys that are wanted: all of them, or none.  Gives them as they are then; in a dry run, as they are.
+    /// Revokes the keys that match: all of them, or none.  Returns the revoked keys, or in a dry run the unchanged
+    /// keys.
     ///
     /// # Errors
     /// [`ChangeError`]: they are too many, `grant_check` fails for one, or the store failed.
@@ -223,7 +224,7 @@ impl Keys {
         key.inspect_err(|error| self.read_failed("read a key", error))
     }
 
-    /// The key of a secret, the present one or the one before; `None` when there is none.
+    /// The key of a secret, the current or the previous one; `None` when there is none.
     ///
     /// # Errors
     /// The store failed.
@@ -232,7 +233,7 @@ impl Keys {
         found.inspect_err(|error| self.read_failed("find a key", error))
     }
 
-    /// The digests of the present secrets of these keys, in the same order; `None` for one that this process does not
+    /// The digests of the current secrets of these keys, in the same order; `None` for a key that this process does not
     /// know.
     pub fn digests(&self, ids: &[i64]) -> Vec<Option<TokenDigest>> {
         self.index.digests(ids)

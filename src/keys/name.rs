@@ -7,12 +7,12 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::{MAX_DESCRIPTION, MAX_NAME};
 
-/// Emoji in sequence, or characters that can be seen; the first one is no mark that needs something before it.
+/// A sequence of emoji, or visible characters; the first one must not be a combining mark.
 ///
-/// Invisible characters make one name look like another, which helps an impostor alone: controls, line ends, format
-/// characters (category Cf: zero-width ones, marks that turn the direction of text, tags), whatever else Unicode lets
-/// a display ignore, and the blank pattern of Braille.  Emoji alone need some of these: the
-/// joiner between two pictographs, the selector of their coloured form, the tags of a flag.
+/// Invisible characters make one name look like another, which only helps an impostor: controls, line ends, format
+/// characters (category Cf: zero-width characters, direction marks, tags), other characters that Unicode lets a display
+/// ignore, and the blank pattern of Braille.  Only emoji need some of these: the joiner between two pictographs, the
+/// selector of their coloured form, the tags of a flag.
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
     const INVISIBLE: &str = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{2800}";
     const PICTOGRAPH: &str = r"\p{Extended_Pictographic}\x{FE0F}?\p{Emoji_Modifier}?";
@@ -59,7 +59,7 @@ const SCRIPTS: [&[&str]; 31] = [
     &["Latin", "Han", "Hangul"],
 ];
 
-/// A name of no known script but these, which no other script's letters are in.
+/// A name in characters outside of these scripts.
 static ONE_SCRIPT: LazyLock<RegexSet> = LazyLock::new(|| {
     let patterns = SCRIPTS.map(|scripts| {
         let scripts: String = scripts.iter().map(|script| format!(r"\p{{scx={script}}}")).collect();
@@ -74,12 +74,12 @@ pub fn is_name(text: &str) -> bool {
     text.chars().take(MAX_NAME + 1).count() <= MAX_NAME
         && text.trim() == text
         && NAME.is_match(text)
-        // The long s and the Kelvin sign: no letters of names, and yet readers who fold case take them for s and k.
+        // The long s and the Kelvin sign are not letters of names, but case folding turns them into s and k.
         && !text.contains(['\u{17f}', '\u{212a}'])
         && (text.is_ascii() || ONE_SCRIPT.is_match(text))
 }
 
-/// Whether a text can describe a key: at most [`MAX_DESCRIPTION`] characters in one line, of which none turns the others round.
+/// Whether a text can describe a key: at most [`MAX_DESCRIPTION`] characters in one line, without direction marks.
 pub fn is_description(text: &str) -> bool {
     let is_hidden = |character: char| {
         character.is_control()

@@ -1,11 +1,12 @@
 //! Records of people.
 //!
-//! A process that decides people (it has `admin`, and asks the directory) records of each who they are: at log-in, when the
-//! directory is asked again, at its start and reload.  Processes that decide none take actors from the records.  A person
-//! who left is not deleted at once: the record says when they ended.
+//! A process that decides about people (it has `admin`, and asks the directory) writes a record of each person: at
+//! log-in, after each recheck with the directory, at its start and at a reload.  Processes that do not decide about
+//! people take actors from the records.  The record of a person who left is not deleted at once: it says when the
+//! person ended.
 //!
-//! People have keys without having sessions.  So a record also holds what the person's source said of them last, of which the
-//! rules in force make a principal.
+//! People can have keys without sessions.  So a record also holds the last claims of the person, which the current
+//! rules turn into a principal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,10 @@ use crate::credential::{Kind, Principal};
 use crate::person::{self, PersonId, PersonSource};
 use crate::token::TokenDigest;
 
-/// The most people of whom there are records.  For one more the one is evicted that ended longest ago or, where none
-/// has, that was seen longest ago.
+/// The maximum number of records of people.  A further record evicts the one that ended longest ago or, if none has
+/// ended, the one that was seen longest ago.
 pub const MAX_PEOPLE: u32 = 100_000;
-/// How many people end in one transaction.
+/// The number of people that one transaction ends.
 const MAX_ENDED_AT_ONCE: u32 = 1000;
 /// The record of a person who ended is deleted after this long.
 pub const ENDED_PERSON_RETENTION: SignedDuration = SignedDuration::from_hours(400 * 24);
@@ -35,23 +36,23 @@ pub const ENDED_PERSON_RETENTION: SignedDuration = SignedDuration::from_hours(40
 pub struct PersonRecord {
     /// The role; `None` for none.
     pub role: Option<Role>,
-    /// Binds the record to what must stay the same for it to hold.
+    /// The digest of the data that must stay the same for the record to be valid.
     pub binding: TokenDigest,
-    /// When the person ended; `None` while they have not.
+    /// When the person ended; `None` if not.
     pub ended_at: Option<Timestamp>,
     /// Binds the person's sessions at Check.
     application_binding: TokenDigest,
     id: i64,
     principal: Arc<Principal>,
-    /// What the source said of the person when it was asked last, as JSON, which takes the least memory; `None` for a configured
-    /// user, and once they have ended.
+    /// The last claims of the person, as JSON, which takes the least memory; `None` for a configured user, and for an
+    /// ended person.
     claims: Option<Box<str>>,
-    /// What the rules in force make of the claims.
+    /// The principal of the claims under the current rules.
     under_rules: ArcSwapOption<CachedPrincipal>,
 }
 
 impl PersonRecord {
-    /// A person as they are recorded under this id; `None` when the actor cannot be one.
+    /// A person as recorded under this id; `None` when the actor is not valid.
     pub(super) fn new(id: i64, stored: StoredPerson) -> Option<Self> {
         let actor = Actor::configured(stored.actor).ok()?;
         let mut principal = Principal::new(Kind::Session, Arc::from(&*stored.person.subject), actor);
@@ -85,12 +86,12 @@ impl PersonRecord {
         &self.principal
     }
 
-    /// What the person's source said of them when it was asked last; `None` where it says nothing.
+    /// The last claims of the person; `None` if there are none.
     pub fn claims(&self) -> Option<Map<String, Value>> {
         serde_json::from_str(self.claims.as_deref()?).ok()
     }
 
-    /// What `make` makes of the claims, once under the snapshot of this version.
+    /// The principal that `make` builds from the claims, once under the snapshot of this version.
     pub fn principal_under(
         &self,
         snapshot_version: u64,
@@ -107,7 +108,7 @@ impl PersonRecord {
         Some(principal)
     }
 
-    /// Whether a session of the person still counts.
+    /// Whether a session of the person is still valid.
     fn holds(&self, session: &Session) -> bool {
         let binding = match session.scope {
             SessionScope::Admin => &self.binding,
@@ -116,12 +117,12 @@ impl PersonRecord {
         self.ended_at.is_none() && session.binding == *binding
     }
 
-    /// Whether the record says the same, apart from when the person was seen.
+    /// Whether the record is the same, apart from the time when the person was seen.
     pub fn says_the_same(&self, record: &StoredPerson) -> bool {
         self.is_same(self.id, record)
     }
 
-    /// Whether this is what is stored under this id of the same person, apart from when they were seen.
+    /// Whether this is the stored record with this id of the same person, apart from the time when the person was seen.
     pub(super) fn is_same(&self, id: i64, stored: &StoredPerson) -> bool {
         self.id == id
             && *self.actor().members() == stored.actor
@@ -137,8 +138,8 @@ fn claims_text(claims: &Map<String, Value>) -> Box<str> {
 }
 
 impl Keys {
-    /// Records a person.  That they were seen is written once a minute, and told to nobody; all else takes effect on
-    /// every replica.
+    /// Records a person.  The time when the person was seen is written once a minute and not propagated; everything
+    /// else takes effect on every replica.
     ///
     /// # Errors
     /// The store failed.
@@ -154,7 +155,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Writes that a person has ended by now.  False when they had, or when there is no record of them.
+    /// Records that a person has ended now.  False if the person had ended before, or has no record.
     ///
     /// # Errors
     /// The store failed.
@@ -162,8 +163,8 @@ impl Keys {
         self.end_person_unless(person, None).await
     }
 
-    /// The same, unless the store has a session of the person that is not too old to live, whether this process knows of it
-    /// yet or not.
+    /// The same, unless the store has a session of the person that is not too old, even if this process does not know
+    /// it yet.
     ///
     /// # Errors
     /// The store failed.
@@ -188,7 +189,7 @@ impl Keys {
         Ok(ended.is_some())
     }
 
-    /// Writes that people of directories and providers ended who were not seen for this long.  Gives who they are.
+    /// Records that people of directories and providers who were not seen for this long have ended.  Returns them.
     ///
     /// # Errors
     /// The store failed.
@@ -227,15 +228,14 @@ impl Keys {
         self.index.find_person(person)
     }
 
-    /// The principal of a session by the record of its person, for processes that decide no people; `None` when there is
-    /// none, or the session is over.
+    /// The principal of a session from the record of its person, for processes that do not decide about people; `None`
+    /// when there is no record, or the session is over.
     pub fn recorded_principal(&self, session: &Session) -> Option<Arc<Principal>> {
         let person = self.find_person(&session.person).filter(|person| person.holds(session))?;
         Some(Arc::clone(person.principal()))
     }
 
-    /// The people of a source of whom there is a record and who have not ended.  Takes time in proportion to the number
-    /// of all records.
+    /// The people of a source with a record that has not ended.  Takes time in proportion to the number of all records.
     pub fn people(&self, source: &PersonSource) -> Vec<PersonId> {
         self.index.people(|other| other == source)
     }

@@ -7,7 +7,7 @@ use crate::credential::has_expired;
 use crate::person::PersonId;
 use crate::token::TokenDigest;
 
-/// The role of a key, as in Grafana.  Nobody manages a key above their own role.
+/// The role of a key, as in Grafana.  A caller cannot manage a key with a role above the caller's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Reads.
@@ -34,10 +34,10 @@ impl Role {
     }
 }
 
-/// Whose a key is: it decides the actor.  One of a person or an account is nobody else's.
+/// The owner of a key, which decides the actor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyOwner {
-    /// Nobody's: the key is an actor of its own, as Grafana's API keys are.
+    /// No owner: the key is a separate actor, as Grafana's API keys are.
     None,
     /// The service account of this id.
     Account(i64),
@@ -46,7 +46,7 @@ pub enum KeyOwner {
 }
 
 impl KeyOwner {
-    /// The account's id, where it is one's.
+    /// The id of the service account, if it is the owner.
     pub fn account(&self) -> Option<i64> {
         match self {
             Self::Account(id) => Some(*id),
@@ -54,7 +54,7 @@ impl KeyOwner {
         }
     }
 
-    /// The person, where it is one's.
+    /// The person, if it is the owner.
     pub fn person(&self) -> Option<&PersonId> {
         match self {
             Self::Person(person) => Some(person),
@@ -63,31 +63,32 @@ impl KeyOwner {
     }
 }
 
-/// A key as it is shown: all but its secret.  Times are whole seconds.
+/// A key without its secret.  Times are whole seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
     /// Never reused, even when the key is deleted.
     pub id: i64,
     /// Unique among the live keys of the same owner.
     pub name: String,
-    /// What it is for, in its maker's words.
+    /// Its purpose, as its creator wrote it.
     pub description: Option<String>,
-    /// Whose it is.
+    /// Its owner.
     pub owner: KeyOwner,
-    /// Its role.  `None` for an account's key, whose role is the account's, and for a person's key that has the role
-    /// which the person has.
+    /// Its role.  `None` for a key of an account, which has the role of the account, and for a key of a person that has
+    /// the role of the person.
     pub role: Option<Role>,
-    /// Members of the actor beyond those that every key's has.  Empty where it is an account's or a person's.
+    /// Further members of the actor.  Empty for a key of an account or a person.
     pub actor: Map<String, Value>,
-    /// The only policies under which its actor counts; `None` is no restriction.  An account's key has the account's.
+    /// The only policies under which its actor is valid; `None`: no restriction.  A key of an account has those of the
+    /// account.
     pub policies: Option<Vec<String>>,
     /// When it was created.
     pub created_at: Timestamp,
     /// The id of the actor who created it.
     pub created_by: String,
-    /// When it was imported, where it was made elsewhere.
+    /// When it was imported, if it was created elsewhere.
     pub imported_at: Option<Timestamp>,
-    /// From this instant on it is expired; `None` is never.
+    /// From this instant on it is expired; `None`: never.
     pub expires_at: Option<Timestamp>,
     /// Until when the secret before the last rotation works.
     pub previous_until: Option<Timestamp>,
@@ -110,15 +111,15 @@ pub struct Key {
 pub struct CreateKey {
     /// Its name.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub description: Option<String>,
-    /// Whose it is.
+    /// Its owner.
     pub owner: KeyOwner,
-    /// Its role; what `None` means says [`Key::role`].  Nobody's key has one.
+    /// Its role; for `None` see [`Key::role`].  A key without an owner has a role.
     pub role: Option<Role>,
     /// When it expires; `None` is never.
     pub expires_at: Option<Timestamp>,
-    /// Members of its actor beyond those of every key.
+    /// Further members of its actor.
     pub actor: Map<String, Value>,
     /// The only policies under which its actor counts; `None` is no restriction.
     pub policies: Option<Vec<String>>,
@@ -131,11 +132,11 @@ pub struct Account {
     pub id: i64,
     /// Unique among accounts.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub description: Option<String>,
     /// Its role.
     pub role: Role,
-    /// Members of the actor beyond those that every account's has.
+    /// Further members of the actor.
     pub actor: Map<String, Value>,
     /// The only policies under which its actor counts; `None` is no restriction.
     pub policies: Option<Vec<String>>,
@@ -143,7 +144,7 @@ pub struct Account {
     pub created_at: Timestamp,
     /// The id of the actor who created it.
     pub created_by: String,
-    /// When it was disabled: none of its keys authenticates.
+    /// When it was disabled.  None of its keys authenticates then.
     pub disabled_at: Option<Timestamp>,
 }
 
@@ -152,11 +153,11 @@ pub struct Account {
 pub struct CreateAccount {
     /// Its name.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub description: Option<String>,
     /// Its role.
     pub role: Role,
-    /// Members of its actor beyond those of every account.
+    /// Further members of its actor.
     pub actor: Map<String, Value>,
     /// The only policies under which its actor counts; `None` is no restriction.
     pub policies: Option<Vec<String>>,
@@ -164,13 +165,13 @@ pub struct CreateAccount {
     pub is_disabled: bool,
 }
 
-/// Why somebody may not give a key: it can do what they cannot.
+/// Why a caller may not grant a key: its rights exceed those of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExceedsGrant {
-    /// A role above their own.
+    /// Its role is above the caller's role.
     #[error("the key's role is above your own")]
     Role,
-    /// A member of its actor with a value that their own actor has not.
+    /// A member of its actor has a value that the caller's actor does not have.
     #[error(
         "the key's actor has a member with a value that your own actor does not have; an Admin may set it"
     )]
@@ -178,38 +179,38 @@ pub enum ExceedsGrant {
     /// An allow block names this key, by its name or id.
     #[error("an allow block of the configuration names this key; an Admin may give it")]
     Name,
-    /// It is a person's, and the caller is neither that person nor an Admin.
+    /// Its owner is a person, and the caller is neither that person nor an Admin.
     #[error("the key is another person's; its owner or an Admin may do that")]
     Owner,
-    /// It is nobody's or an account's, and the caller may only have keys of their own.
+    /// It has no owner or belongs to an account, and the caller may only have their own keys.
     #[error("you may make and change keys of your own alone")]
     OwnAlone,
-    /// A key would live longer than the key that makes it.
+    /// It would live longer than the key that creates it.
     #[error("a key makes no key that lives longer than itself")]
     Life,
 }
 
-/// What a key or an account can do: what somebody gives who creates, changes, enables or rotates it.
+/// The privileges of a key or an account, which a caller grants who creates, changes, enables or rotates it.
 #[derive(Debug, Clone, Copy)]
-pub struct Power<'k> {
-    /// Whose the key is.  For an account itself it is the account's.
+pub struct Privileges<'k> {
+    /// The owner of the key.  For an account it is the account itself.
     pub owner: &'k KeyOwner,
     /// The key's id; `None` for one that does not exist yet, and for an account itself.
     pub key_id: Option<i64>,
     /// The key's name; `None` for an account itself.
     pub key_name: Option<&'k str>,
-    /// The account's name, where it is one's.
+    /// The name of the account, if it is the owner.
     pub account_name: Option<&'k str>,
-    /// The role; `None` for that of the person whose it is.
+    /// The role; `None` for the role of the person who owns it.
     pub role: Option<Role>,
     /// The members that are added to the actor.
     pub actor: &'k Map<String, Value>,
-    /// When the key expires; `None` is never, and for an account itself.
+    /// When the key expires; `None`: never, and for an account itself.
     pub expires_at: Option<Timestamp>,
 }
 
-impl<'k> Power<'k> {
-    /// That of an account, with which each of its keys acts.
+impl<'k> Privileges<'k> {
+    /// The privileges of an account, which each of its keys has.
     pub fn of_account(account: &'k Account, owner: &'k KeyOwner) -> Self {
         Self {
             owner,
@@ -222,7 +223,7 @@ impl<'k> Power<'k> {
         }
     }
 
-    /// That of a key, and of the account whose it is.
+    /// The privileges of a key, and of its account.
     pub fn of_key(key: &'k Key, account: Option<&'k Account>) -> Self {
         Self {
             owner: &key.owner,
@@ -236,24 +237,24 @@ impl<'k> Power<'k> {
     }
 }
 
-/// Checks, in the transaction that makes a change, whether the caller may give what a key or account can do then.
-pub type GrantCheck<'c> = dyn Fn(&Power<'_>) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
+/// Checks, in the transaction of a change, whether the caller may grant the resulting privileges.
+pub type GrantCheck<'c> = dyn Fn(&Privileges<'_>) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
 
-/// Who makes a change, for the record; and which keys exist for them.
+/// The author of a change, for the audit, and the keys that are visible to the author.
 #[derive(Debug, Clone)]
 pub struct Author {
-    /// The id of their actor.
+    /// The id of the actor.
     pub id: String,
-    /// The kind of their credential, such as `session`.
+    /// The kind of the credential, such as `session`.
     pub credential: &'static str,
-    /// Their address.
+    /// The address.
     pub address: String,
-    /// The only person whose keys exist for them; `None`: all keys do.
+    /// The only person whose keys are visible; `None`: all keys are.
     pub sees_only: Option<PersonId>,
 }
 
 impl Author {
-    /// Whether a key of this owner exists for them.
+    /// Whether a key of this owner is visible.
     pub fn sees(&self, owner: &KeyOwner) -> bool {
         self.sees_only.as_ref().is_none_or(|person| owner.person() == Some(person))
     }
@@ -277,13 +278,13 @@ pub enum Status {
 pub enum WhyDenied {
     /// It is disabled.
     Disabled,
-    /// The service account whose it is is disabled.
+    /// Its service account is disabled.
     AccountDisabled,
-    /// The service account whose it is is gone.
+    /// Its service account is gone.
     AccountGone,
-    /// The person whose it is is gone, or ended.
+    /// Its owner is gone, or has ended.
     OwnerGone,
-    /// It was revoked, deleted or replaced before the store was restored, and this process remembers that.
+    /// It was revoked, deleted or replaced before the store was restored, and this process knows that.
     HeldBack,
 }
 
@@ -318,7 +319,7 @@ impl Key {
 /// A key as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredKey {
-    /// Everything but its secret.
+    /// Everything except its secret.
     pub key: Key,
     /// The digest of its secret.
     pub digest: TokenDigest,
@@ -326,7 +327,7 @@ pub struct StoredKey {
     pub previous: Option<(TokenDigest, Timestamp)>,
 }
 
-/// What a session is good for.  A log-in may open one of each, with secrets of their own.
+/// The scope of a session.  A log-in may open one session of each scope, with separate secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SessionScope {
     /// The admin listener.
@@ -353,24 +354,24 @@ impl SessionScope {
     }
 }
 
-/// A session as it is stored: a person who logged in.  Times are whole seconds.
+/// A stored session of a logged-in person.  Times are whole seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredSession {
     /// The digest of the cookie's value, which is its secret.
     pub digest: TokenDigest,
-    /// Who logged in.
+    /// The person.
     pub person: PersonId,
-    /// What it is good for.
+    /// Its scope.
     pub scope: SessionScope,
-    /// The session of [`SessionScope::Admin`] that the same log-in opened; `None` for that one itself, and where it
-    /// opened none.
+    /// The session of [`SessionScope::Admin`] that the same log-in opened; `None` for that session itself, and if there
+    /// is none.
     pub parent: Option<TokenDigest>,
-    /// The digest of whatever must stay the same for the session to live, such as the hash of the password that opened
-    /// it.
+    /// The digest of the data that must stay the same for the session to live, such as the hash of the password that
+    /// opened it.
     pub binding: TokenDigest,
-    /// What the person's source said of them when it was asked last; `None` where it says nothing.
+    /// The last claims of the person; `None` if there are none.
     pub claims: Option<Map<String, Value>>,
-    /// When it was asked last.
+    /// When the source was last asked.
     pub checked_at: Timestamp,
     /// When it was opened ([`SESSION_TTL`](super::sessions::SESSION_TTL)).
     pub created_at: Timestamp,
@@ -378,7 +379,7 @@ pub struct StoredSession {
     pub last_used_at: Timestamp,
 }
 
-/// A person as the process that decides people recorded them, for those that decide none.  Times are whole seconds.
+/// The record of a person, from a process that decides about people for those that do not.  Times are whole seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPerson {
     /// Who it is.
@@ -387,18 +388,18 @@ pub struct StoredPerson {
     pub actor: Map<String, Value>,
     /// The role; `None` for none.
     pub role: Option<Role>,
-    /// The digest of whatever must stay the same for this record to hold.
+    /// The digest of the data that must stay the same for this record to be valid.
     pub binding: TokenDigest,
-    /// What the person's source said of them when it was asked last; `None` for a configured user, and once they have ended.
+    /// The last claims of the person; `None` for a configured user, and for an ended person.
     pub claims: Option<Map<String, Value>>,
     /// When the person was last seen, to a minute.
     pub seen_at: Timestamp,
-    /// When the person ended: left, was disabled, or had no role any more.  `None` while they have not.
+    /// When the person ended: left, was disabled, or no longer had a role.  `None` if not.
     pub ended_at: Option<Timestamp>,
 }
 
 impl StoredPerson {
-    /// Whether the two differ in nothing but when the person was seen.
+    /// Whether the two differ only in the time when the person was seen.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.person == other.person
             && self.actor == other.actor

@@ -1,10 +1,9 @@
-//! What becomes of what is stored in time: unused keys expire (`keys.max_idle`), dead ones are deleted
-//! (`keys.forget_after`), and so are the records of people who ended long ago, old rows of the audit, and the states of
-//! attempts to log in.
+//! Retention of stored data: unused keys expire (`keys.max_idle`).  Dead keys (`keys.forget_after`), old ended records
+//! of people, old rows of the audit, and old states of log-in attempts are deleted.
 //!
-//! States are deleted every ten minutes, all else once an hour, by every process that may write to the store: the store gives
-//! each of them other rows.
-//! One call changes a thousand rows at most, and the follower reads the store between two calls.
+//! States are deleted every ten minutes, everything else once an hour, by every process that may write to the store:
+//! the store gives each process different rows.  One call changes at most a thousand rows, and the follower reads the
+//! store between two calls.
 
 use std::time::Duration;
 
@@ -18,22 +17,23 @@ use super::{KeySettings, Keys, OPERATION_TIMEOUT, Role, with_timeout};
 
 /// How often to look for keys that are dead for long enough, and for unused ones.
 const INTERVAL: Duration = Duration::from_secs(3600);
-/// How often to look for states of attempts that are used for long enough.  No more are stored than attempts began in the
-/// time that an attempt lives, a state is remembered, and this: 10 a second and process in 40 minutes.
+/// How often to look for states that were used long enough ago.  The store holds at most the attempts of the life of an
+/// attempt, the time for which a state is remembered, and this interval: 10 a second for each process within 40
+/// minutes.
 const STATES_INTERVAL: Duration = Duration::from_secs(600);
 /// How many keys, records of people or states are deleted at once.
 const FORGET_BATCH: u32 = 1000;
 /// How many keys expire at once: each has a line in the audit log.
 const EXPIRE_BATCH: u32 = 100;
-/// How long the store must have been readable before a missing use means that there was none: after an outage every
-/// process writes down the uses from it.
+/// How long the store must have been readable before a missing use means that there was no use: after an outage every
+/// process writes the uses from that time.
 const USES_ARRIVE_WITHIN: Duration = Duration::from_secs(600);
 /// A longer pause between two readings was an outage.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// A use is written down within this time.
+/// A use is written within this time.
 const USE_IS_WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
-/// When the keys of one store are looked through, and how far that is.
+/// When the keys of one store are scanned, and the progress of the scan.
 #[derive(Debug)]
 pub(super) struct Retention {
     expire_at: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Retention {
     forget_people_at: Instant,
     forget_states_at: Instant,
     forget_audit_at: Instant,
-    /// The log says already that this role may not delete rows of the audit.
+    /// Whether it was logged that this role may not delete rows of the audit.
     is_audit_kept: bool,
     /// The rows of the audit that were deleted since this round began.
     forgotten_rows: ForgottenRows,
@@ -59,7 +59,7 @@ enum Round {
 }
 
 impl Round {
-    /// Whether fewer were deleted than a batch may be.
+    /// Whether fewer rows were deleted than the size of a batch.
     fn after(deleted: u64) -> Self {
         if deleted < u64::from(FORGET_BATCH) { Self::Over } else { Self::Unfinished }
     }
@@ -74,7 +74,7 @@ impl Round {
 }
 
 impl Retention {
-    /// A first round is due at once, but for unused keys.
+    /// The first round is due at once, except for unused keys.
     pub fn new(now: Instant) -> Self {
         Self {
             expire_at: now,
@@ -90,7 +90,7 @@ impl Retention {
         }
     }
 
-    /// Does what is due.  To be called at each successful reading of the store.
+    /// Does the work that is due.  Called at each successful reading of the store.
     pub async fn run(&mut self, keys: &Keys, upkeep: &dyn Upkeep, now: Instant) {
         if now.duration_since(self.readable_at) > MAX_PAUSE {
             self.readable_since = now;
@@ -133,7 +133,7 @@ impl Retention {
 }
 
 impl Retention {
-    /// Deletes the rows of the audit that are not kept any more.
+    /// Deletes the rows of the audit that are too old or too many.
     async fn forget_audit(&mut self, keys: &Keys, upkeep: &dyn Upkeep) -> Round {
         match with_timeout(OPERATION_TIMEOUT, upkeep.forget_audit(FORGET_BATCH)).await {
             Ok(ForgottenRows { old, excess }) => {
@@ -166,7 +166,7 @@ impl Retention {
 }
 
 impl ForgottenRows {
-    /// Says what was deleted.
+    /// Logs the deletions.
     fn tell(self) {
         let Self { old, excess } = self;
         if excess > 0 {
@@ -183,8 +183,8 @@ impl ForgottenRows {
 }
 
 impl Keys {
-    /// Gives the settings in force to what is done in the background.  Until then no key is deleted or expires for want
-    /// of use.  Later calls have no effect.
+    /// Gives the current settings to the background tasks.  Until then no key is deleted or expires because it was not
+    /// used.  Later calls have no effect.
     pub fn follow_settings(&self, present: impl Fn() -> Option<KeySettings> + Send + Sync + 'static) {
         let _ = self.settings.set(Box::new(present));
     }
@@ -193,7 +193,7 @@ impl Keys {
         self.settings.get().and_then(|present| present())
     }
 
-    /// Deletes the records of people who ended long ago.
+    /// Deletes old ended records of people.
     async fn forget_people(&self, upkeep: &dyn Upkeep) -> Round {
         let forget = upkeep.forget_people(self.time_ago(ENDED_PERSON_RETENTION), FORGET_BATCH);
         match with_timeout(OPERATION_TIMEOUT, forget).await {
@@ -210,7 +210,7 @@ impl Keys {
         }
     }
 
-    /// Lets unused keys expire.
+    /// Expires unused keys.
     async fn expire_idle(&self, upkeep: &dyn Upkeep, settings: &KeySettings) -> Round {
         let Some(max_idle) = settings.max_idle else {
             return Round::Over;
@@ -274,7 +274,7 @@ impl Keys {
     }
 }
 
-/// A duration as the configuration says it, such as `90d`.  humantime would write months, which it takes to be 30.44 days.
+/// A duration in the format of the configuration, such as `90d`.  humantime would write months, with 30.44 days each.
 fn as_configured(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];

@@ -1,9 +1,10 @@
-//! Sessions of people who logged in.
+//! Sessions of logged-in people.
 //!
-//! A session's secret is the value of a cookie.  One log-in may open two sessions, each with a secret of its own: one for
-//! the admin listener and one for the application ([`SessionScope`]).  A session is bound to what must stay the same for
-//! it to live, such as the password that opened it.  It ends with the other one of its log-in when the person logs out,
-//! by itself when nobody uses it for a day, and after a week, or 12 hours where a provider told who the person is.
+//! A session's secret is the value of a cookie.  One log-in may open two sessions, each with its own secret: one for
+//! the admin listener and one for the application ([`SessionScope`]).  A session is bound to data that must stay the
+//! same for it to live, such as the password that opened it.  It ends together with the other session of its log-in
+//! when the person logs out.  It also ends when it was not used for a day, and after a week, or after 12 hours for
+//! people of a provider.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,13 +23,13 @@ use crate::person::{PersonId, PersonSource};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
-/// A session that nobody uses ends after this long.
+/// A session ends when it was not used for this long.
 pub const SESSION_IDLE_TIMEOUT: SignedDuration = SignedDuration::from_hours(24);
 /// A session ends after this long, however much it is used.
 pub const SESSION_TTL: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// A session of a provider ends after this long: the provider is not asked about the person again.
+/// A session of a provider ends after this long, since the provider is not asked about the person again.
 pub const PROVIDER_SESSION_TTL: SignedDuration = SignedDuration::from_hours(12);
-/// Live sessions of one person and one scope.  One more ends the oldest log-in.
+/// The maximum number of live sessions of one person and one scope.  A further session ends the oldest log-in.
 pub const MAX_SESSIONS_PER_PERSON: u32 = 100;
 /// The prefix of a session's secret.
 const SESSION_PREFIX: &str = "session";
@@ -36,29 +37,29 @@ const SESSION_PREFIX: &str = "session";
 /// A session, as the index holds it.
 #[derive(Debug)]
 pub struct Session {
-    /// Who logged in.
+    /// The person.
     pub person: PersonId,
-    /// What it is good for.
+    /// Its scope.
     pub scope: SessionScope,
-    /// Binds it to what must stay the same for it to live.
+    /// The digest of the data that must stay the same for it to live.
     pub binding: TokenDigest,
-    /// What the person's source said of them when it was asked last.
+    /// The last claims of the person.
     pub claims: Option<Map<String, Value>>,
-    /// When it was asked last.
+    /// When the source was last asked.
     pub checked_at: Timestamp,
     /// When it was opened.
     pub created_at: Timestamp,
-    /// The principal that was made of it last.
+    /// The last principal that was made from it.
     pub principal: ArcSwapOption<CachedPrincipal>,
     last_use: Arc<LastUse>,
-    /// Since when it is used although its claims are due, in milliseconds of the clock that nobody sets; [`NEVER`].
+    /// Since when it is used with due claims, in milliseconds of the monotonic clock; [`NEVER`].
     overdue_since: AtomicU64,
 }
 
 /// [`Session::overdue_since`] of a session that was not used while its claims were due.
 const NEVER: u64 = u64::MAX;
 
-/// A principal, and the snapshot under which it was made: another one may have other rules of who has which role.
+/// A principal, and the snapshot under which it was made: another snapshot may have other roles.
 #[derive(Debug)]
 pub struct CachedPrincipal {
     /// The version of the snapshot.
@@ -68,7 +69,7 @@ pub struct CachedPrincipal {
 }
 
 impl Session {
-    /// A session as it is stored, in the place of one of the same digest.
+    /// A stored session that replaces one with the same digest.
     pub(super) fn new(stored: StoredSession, before: Option<&Self>) -> Self {
         let last_use = match before {
             Some(before) => {
@@ -79,7 +80,7 @@ impl Session {
         };
         let as_old = before.filter(|before| before.checked_at == stored.checked_at);
         let overdue_since = as_old.map_or(NEVER, |before| before.overdue_since.load(Ordering::Relaxed));
-        // Nothing that a principal is made of changed: it stays, and with it the answer that is encoded for it.
+        // The data of the principal did not change: the principal is kept, with its encoded answer.
         let same = before.filter(|before| before.binding == stored.binding && before.claims == stored.claims);
         Self {
             person: stored.person,
@@ -94,8 +95,8 @@ impl Session {
         }
     }
 
-    /// For how long it is used although its claims are due, at this reading of
-    /// [`Clock::elapsed`](crate::clock::Clock::elapsed).  The first call begins it, and newer claims end it.
+    /// How long it has been used with due claims, at this reading of [`Clock::elapsed`](crate::clock::Clock::elapsed).
+    /// The first call starts this time, and newer claims end it.
     pub fn overdue_for(&self, elapsed: Duration) -> Duration {
         let now = u64::try_from(elapsed.as_millis()).unwrap_or(NEVER - 1);
         let mut since = self.overdue_since.load(Ordering::Relaxed);
@@ -133,7 +134,7 @@ impl Session {
     }
 }
 
-/// How long after log-in a session of a person of this source ends, however much it is used.
+/// The maximum life of a session of a person of this source, independent of its use.
 fn session_ttl(source: &PersonSource) -> SignedDuration {
     match source {
         PersonSource::Config | PersonSource::Ldap => SESSION_TTL,
@@ -144,13 +145,13 @@ fn session_ttl(source: &PersonSource) -> SignedDuration {
 /// The sessions that a log-in opens.
 #[derive(Debug, Clone)]
 pub struct NewSessions {
-    /// Who logged in.
+    /// The person.
     pub person: PersonId,
-    /// A session for each scope, with what binds it.  That of [`SessionScope::Admin`] comes first where there is one.
+    /// A session for each scope, with its binding.  [`SessionScope::Admin`] comes first if it is present.
     pub bindings: Vec<(SessionScope, TokenDigest)>,
-    /// What the person's source said of them; `None` where it says nothing.
+    /// The claims of the person; `None` if there are none.
     pub claims: Option<Map<String, Value>>,
-    /// When it was asked; `None` is now.
+    /// When the source was asked; `None`: now.
     pub checked_at: Option<Timestamp>,
 }
 
@@ -158,12 +159,12 @@ pub struct NewSessions {
 pub struct OpenedSessions {
     /// The values of the cookies, in the order of the bindings.
     pub cookies: Vec<(SessionScope, Secret)>,
-    /// How many older log-ins of the person ended because there were too many.
+    /// The number of older log-ins of the person that ended because there were too many.
     pub ended: usize,
 }
 
-/// What a session of a scope is bound to.  Each scope has its own: a program that knows no scopes takes no session of
-/// the application for one that may manage keys.
+/// The binding of a session of a scope.  Each scope has its own, so that an older version without scopes does not
+/// accept a session of the application for managing keys.
 pub fn scoped_binding(binding: &TokenDigest, scope: SessionScope) -> TokenDigest {
     match scope {
         SessionScope::Admin => *binding,
@@ -174,8 +175,8 @@ pub fn scoped_binding(binding: &TokenDigest, scope: SessionScope) -> TokenDigest
 }
 
 impl Keys {
-    /// Opens the sessions of one log-in, with these rows in the audit.
-    /// Where the person has [`MAX_SESSIONS_PER_PERSON`] live ones of a scope, the log-in of the oldest ends.
+    /// Opens the sessions of one log-in, with these rows in the audit.  If the person has [`MAX_SESSIONS_PER_PERSON`]
+    /// live sessions of a scope, the oldest log-in ends.
     ///
     /// # Errors
     /// The store failed.
@@ -214,7 +215,7 @@ impl Keys {
         Ok(OpenedSessions { cookies, ended: ended.log_ins })
     }
 
-    /// The sessions of the people of such sources that are not too old to live, used of late or not.  Takes time in
+    /// The sessions of people of these sources that are not too old, whether recently used or not.  Takes time in
     /// proportion to the number of all sessions.
     pub fn sessions_of(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<(TokenDigest, Arc<Session>)> {
         let mut sessions = self.index.sessions_of(is_source);
@@ -244,7 +245,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Ends all sessions of a person.  Returns the number of log-ins that were live, which the row of the audit says, too.
+    /// Ends all sessions of a person.  Returns the number of live log-ins, which is also in the row of the audit.
     ///
     /// # Errors
     /// The store failed.
@@ -262,7 +263,7 @@ impl Keys {
         Ok(ended.log_ins)
     }
 
-    /// Ends all sessions of a person who is nobody any more, for this reason, one word, which the audit says.
+    /// Ends all sessions of a person who is rejected, with this reason, one word, in the audit.
     ///
     /// # Errors
     /// The store failed.
@@ -280,8 +281,8 @@ impl Keys {
         self.end_sessions(person, Some(row.person(person))).await
     }
 
-    /// Writes what a person's source said of them, and when, into a session and the other one of its log-in.  What it
-    /// said later, and a session that has ended, stay as they are.
+    /// Writes the claims of a person, and their time, into a session and the other session of its log-in.  Newer claims
+    /// and ended sessions stay unchanged.
     ///
     /// # Errors
     /// The store failed.
@@ -325,8 +326,8 @@ impl Keys {
         (self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(session_ttl(source)))
     }
 
-    /// Deletes the sessions that have ended from the store.  Those of providers, which end earlier, nobody uses any more:
-    /// a day later they have ended for that.
+    /// Deletes the ended sessions from the store.  Sessions of providers end earlier; they are deleted a day after
+    /// their last use.
     pub(super) async fn purge_sessions(&self, upkeep: &dyn Upkeep) {
         let (used_until, opened_until) = (self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL));
         let purge = upkeep.purge_sessions(used_until, opened_until);

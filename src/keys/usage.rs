@@ -1,7 +1,7 @@
-//! When keys and sessions were last used, how often keys were, and where from.
+//! The last use of keys and sessions, and the number and the source address of uses of keys.
 //!
-//! A Check records a use in the index's entry.  At most once a minute, and never twice at a time, it also sends the
-//! entry to the follower, which writes to the store what was recorded since.
+//! A Check records a use in the entry of the index.  At most once a minute, and never twice at a time, it also sends
+//! the entry to the follower, which writes the recorded uses to the store.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::token::TokenDigest;
 
 /// A use is written at most this often, in seconds.
 const WRITE_INTERVAL: i64 = 60;
-/// Uses that one call of the store writes.
+/// The number of uses that one call writes to the store.
 const MAX_BATCH: usize = 1000;
 
 /// When a key or session was last used, in seconds since 1970.
@@ -27,12 +27,12 @@ pub struct LastUse {
     written: AtomicI64,
     /// Uses that are not written yet.
     uses: AtomicU64,
-    /// The entry is on its way to the follower.
+    /// Whether the entry was sent to the follower.
     is_sent: AtomicBool,
 }
 
 impl LastUse {
-    /// The last use according to the store; `None` when there was none.
+    /// The last use according to the store; `None` if there was none.
     pub fn new(stored: Option<Timestamp>) -> Self {
         let last = stored.map_or(i64::MIN, Timestamp::as_second);
         Self {
@@ -43,7 +43,7 @@ impl LastUse {
         }
     }
 
-    /// Records a use; true when the entry is to be sent to the follower.
+    /// Records a use; true when the entry must be sent to the follower.
     pub(super) fn record(&self, now: i64) -> bool {
         self.uses.fetch_add(1, Ordering::Relaxed);
         // All cores share the cache line of a key in heavy use: it is written once a second.
@@ -60,7 +60,7 @@ impl LastUse {
         Timestamp::from_second(self.last.load(Ordering::Relaxed)).unwrap_or(Timestamp::MIN)
     }
 
-    /// The use of this instant was written.
+    /// Records that the use of this instant was written.
     fn written(&self, at: Timestamp) {
         self.written.fetch_max(at.as_second(), Ordering::Relaxed);
         self.is_sent.store(false, Ordering::Release);
@@ -71,28 +71,28 @@ impl LastUse {
         self.uses.swap(0, Ordering::Relaxed)
     }
 
-    /// They could not be written.
+    /// Returns uses that could not be written.
     fn give_back_uses(&self, uses: u64) {
         self.uses.fetch_add(uses, Ordering::Relaxed);
     }
 
-    /// Another replica wrote this use.
+    /// Records a use that another replica wrote.
     pub(super) fn written_elsewhere(&self, at: Timestamp) {
         self.last.fetch_max(at.as_second(), Ordering::Relaxed);
         self.written.fetch_max(at.as_second(), Ordering::Relaxed);
     }
 }
 
-/// An entry whose last use is to be written.
+/// An entry with a use to write.
 #[derive(Debug)]
 pub enum Used {
     /// A key.
     Key {
         /// Its id.
         id: i64,
-        /// What is recorded of its uses.
+        /// Its recorded uses.
         last_use: Arc<LastUse>,
-        /// The address of this use, where it is known.
+        /// The address of this use, if it is known.
         address: Option<IpAddr>,
     },
     /// A session, by its digest.
@@ -104,12 +104,12 @@ pub enum Used {
 pub(super) struct PendingUses {
     keys: HashMap<i64, (Arc<LastUse>, Option<IpAddr>)>,
     sessions: HashMap<TokenDigest, Arc<LastUse>>,
-    /// The last attempt to write them failed, and was logged.
+    /// Whether the last attempt to write them failed and was logged.
     is_failing: bool,
 }
 
 impl PendingUses {
-    /// Takes over what Checks have sent.
+    /// Receives the entries that Checks have sent.
     pub fn receive(&mut self, used: &mut UnboundedReceiver<Used>) {
         while let Ok(used) = used.try_recv() {
             match used {
@@ -121,7 +121,7 @@ impl PendingUses {
 }
 
 impl Keys {
-    /// Writes the pending uses.  What could not be written stays pending.
+    /// Writes the pending uses.  Uses that could not be written stay pending.
     pub(super) async fn write_uses(&self, upkeep: &dyn Upkeep, uses: &mut PendingUses) {
         match try_write_uses(upkeep, uses).await {
             Ok(()) => uses.is_failing = false,

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn beside_a_destination_another_method_is_another_target() {
+    fn a_destination_with_another_method_is_another_target() {
         let path = RoutedParts { host: false, path: true, method: false };
         let host = RoutedParts { host: true, path: false, method: false };
         let target = ("Destination", "/admin/x");

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_ours_is_written_anew() {
+    fn an_address_of_ours_is_rewritten() {
         let hosts = hosts("https://keys.example.com", Some("example.com"));
         for (return_to, written) in [
             ("https://keys.example.com", "https://keys.example.com/"),

@@ -261,9 +261,9 @@ mod tests {
         let headers = Headers::new(Encoding::Lines, headers.chain([navigate]).collect());
         let http = Http { method: b"GET", host, path, headers, client: ClientAddress::UNKNOWN };
         let locations = CredentialLocations::new(locations());
-        let told = redirect.try_location(&http, &locations);
-        assert_eq!(redirect.location(&http, &locations), told.clone().ok());
-        told
+        let location = redirect.try_location(&http, &locations);
+        assert_eq!(redirect.location(&http, &locations), location.clone().ok());
+        location
     }
 
     fn redirect() -> LogInRedirect {

@@ -113,7 +113,7 @@ enum Owner {
 
 /// What a key can do, as far as it matters who gives it.
 #[derive(Clone, Copy, Debug)]
-struct Power {
+struct Privileges {
     owner: Owner,
     role: Option<usize>,
     /// It has the area `b`, which nobody else has.
@@ -122,7 +122,7 @@ struct Power {
     is_named: bool,
 }
 
-impl Power {
+impl Privileges {
     fn nobodys(role: usize) -> Self {
         Self { owner: Owner::None, role: Some(role), has_b: false, is_named: false }
     }
@@ -205,14 +205,14 @@ impl Call {
     }
 
     /// What the answer is to be.
-    fn expected(self, caller: &Caller, power: &Power) -> u16 {
+    fn expected(self, caller: &Caller, privileges: &Privileges) -> u16 {
         if let Some(status) = caller.denied() {
             return status;
         }
-        if caller.manages == Manages::Own && power.owner != Owner::Person(caller.name) {
+        if caller.manages == Manages::Own && privileges.owner != Owner::Person(caller.name) {
             return 404;
         }
-        let of_owner = match power.owner {
+        let of_owner = match privileges.owner {
             Owner::None => false,
             Owner::Account => matches!(self, Self::Role(_) | Self::Policies | Self::Area(_)),
             Owner::Person(_) => matches!(self, Self::Area(_)),
@@ -220,16 +220,16 @@ impl Call {
         let after = match self {
             Self::Show => return 200,
             Self::Describe | Self::Disable | Self::Revoke | Self::Delete => {
-                return if power.is_ended_by(caller) { 200 } else { 403 };
+                return if privileges.is_ended_by(caller) { 200 } else { 403 };
             }
-            Self::Rotate | Self::Enable | Self::Rename | Self::Life | Self::Policies => *power,
-            Self::Role(role) => Power { role: Some(role), ..*power },
-            Self::Area(area) => Power { has_b: area == "b", ..*power },
+            Self::Rotate | Self::Enable | Self::Rename | Self::Life | Self::Policies => *privileges,
+            Self::Role(role) => Privileges { role: Some(role), ..*privileges },
+            Self::Area(area) => Privileges { has_b: area == "b", ..*privileges },
             // The account may be one that a rule speaks of already.
-            Self::Special => Power { is_named: true, ..*power },
+            Self::Special => Privileges { is_named: true, ..*privileges },
         };
         // What the key can do is not looked at before it is an account's, whose role is known in the transaction alone.
-        let may_not_end = power.owner != Owner::Account && !power.is_ended_by(caller);
+        let may_not_end = privileges.owner != Owner::Account && !privileges.is_ended_by(caller);
         let is_role_above = matches!(self, Self::Role(role) if caller.role < Some(role));
         if may_not_end || is_role_above {
             return 403;
@@ -237,7 +237,7 @@ impl Call {
         if of_owner {
             return 400;
         }
-        if power.is_given_by(caller) && after.is_given_by(caller) { 200 } else { 403 }
+        if privileges.is_given_by(caller) && after.is_given_by(caller) { 200 } else { 403 }
     }
 }
 
@@ -315,21 +315,27 @@ fn every_caller_gets_through_every_call_no_more_than_they_have() {
             account.by(api.request("GET", "/api/auth/keys")).send().status == 200
         });
         let mut targets = vec![
-            (json!({"role": "Viewer", "actor": {"area": "b"}}), Power { has_b: true, ..Power::nobodys(0) }),
-            (json!({"role": "Viewer", "name": "special"}), Power { is_named: true, ..Power::nobodys(0) }),
-            (json!({"account": "weak"}), Power { owner: Owner::Account, ..Power::nobodys(0) }),
-            (json!({"account": "strong"}), Power { owner: Owner::Account, ..Power::nobodys(2) }),
+            (
+                json!({"role": "Viewer", "actor": {"area": "b"}}),
+                Privileges { has_b: true, ..Privileges::nobodys(0) },
+            ),
+            (
+                json!({"role": "Viewer", "name": "special"}),
+                Privileges { is_named: true, ..Privileges::nobodys(0) },
+            ),
+            (json!({"account": "weak"}), Privileges { owner: Owner::Account, ..Privileges::nobodys(0) }),
+            (json!({"account": "strong"}), Privileges { owner: Owner::Account, ..Privileges::nobodys(2) }),
             (
                 json!({"account": "special"}),
-                Power { owner: Owner::Account, is_named: true, ..Power::nobodys(0) },
+                Privileges { owner: Owner::Account, is_named: true, ..Privileges::nobodys(0) },
             ),
         ];
-        targets.extend((0..3).map(|role| (json!({"role": ROLES[role]}), Power::nobodys(role))));
+        targets.extend((0..3).map(|role| (json!({"role": ROLES[role]}), Privileges::nobodys(role))));
         for owner in ["person", "other", "editor"] {
-            let mut power = Power { owner: Owner::Person(owner), ..Power::nobodys(0) };
-            targets.push((json!({"role": "Viewer", "owner": "me"}), power));
-            power.role = None;
-            targets.push((json!({"owner": "me"}), power));
+            let mut privileges = Privileges { owner: Owner::Person(owner), ..Privileges::nobodys(0) };
+            targets.push((json!({"role": "Viewer", "owner": "me"}), privileges));
+            privileges.role = None;
+            targets.push((json!({"owner": "me"}), privileges));
         }
         let (mut wrong, mut met) = (String::new(), BTreeMap::<u16, usize>::new());
         let mut check = |what: String, answer: &Answer, expected: u16| {
@@ -339,50 +345,50 @@ fn every_caller_gets_through_every_call_no_more_than_they_have() {
             }
         };
         for caller in &callers {
-            for (body, power) in &targets {
+            for (body, privileges) in &targets {
                 for call in CALLS {
-                    if power.is_named && body.get("name").is_some() && matches!(call, Call::Special) {
+                    if privileges.is_named && body.get("name").is_some() && matches!(call, Call::Special) {
                         // It is called so already.
                         continue;
                     }
-                    let id = maker.make(power.owner, body);
+                    let id = maker.make(privileges.owner, body);
                     if matches!(call, Call::Enable) {
                         Call::Disable.send(&api, &callers[4], id);
                     }
                     let answer = call.send(&api, caller, id);
-                    let what = format!("{} {call:?} {power:?}", caller.name);
-                    check(what, &answer, call.expected(caller, power));
+                    let what = format!("{} {call:?} {privileges:?}", caller.name);
+                    check(what, &answer, call.expected(caller, privileges));
                     Call::Delete.send(&api, &callers[4], id);
                 }
             }
             // And what is created.
             let news = [
-                (json!({"name": "n"}), Power { role: None, ..Power::nobodys(0) }),
-                (json!({"name": "n", "role": "Viewer", "actor": {"area": "a"}}), Power::nobodys(0)),
+                (json!({"name": "n"}), Privileges { role: None, ..Privileges::nobodys(0) }),
+                (json!({"name": "n", "role": "Viewer", "actor": {"area": "a"}}), Privileges::nobodys(0)),
                 (json!({"name": "n", "role": "Viewer", "actor": {"area": "b"}}), targets[0].1),
                 (json!({"name": "special", "role": "Viewer"}), targets[1].1),
                 (json!({"name": "n", "account": "weak"}), targets[2].1),
                 (json!({"name": "n", "account": "strong"}), targets[3].1),
                 (json!({"name": "n", "account": "special"}), targets[4].1),
-                (json!({"name": "n", "role": "Viewer", "policies": ["read"]}), Power::nobodys(0)),
-                (json!({"name": "n", "role": "Viewer"}), Power::nobodys(0)),
-                (json!({"name": "n", "role": "Editor"}), Power::nobodys(1)),
-                (json!({"name": "n", "role": "Admin"}), Power::nobodys(2)),
+                (json!({"name": "n", "role": "Viewer", "policies": ["read"]}), Privileges::nobodys(0)),
+                (json!({"name": "n", "role": "Viewer"}), Privileges::nobodys(0)),
+                (json!({"name": "n", "role": "Editor"}), Privileges::nobodys(1)),
+                (json!({"name": "n", "role": "Admin"}), Privileges::nobodys(2)),
                 (
                     json!({"name": "n", "owner": "me"}),
-                    Power { owner: Owner::Person("me"), ..Power::nobodys(0) },
+                    Privileges { owner: Owner::Person("me"), ..Privileges::nobodys(0) },
                 ),
                 (
                     json!({"name": "n", "owner": "me", "role": "Admin"}),
-                    Power { owner: Owner::Person("me"), ..Power::nobodys(2) },
+                    Privileges { owner: Owner::Person("me"), ..Privileges::nobodys(2) },
                 ),
             ];
-            for (body, power) in news {
+            for (body, privileges) in news {
                 let answer = post(caller.by(api.request("POST", "/api/auth/keys")), &body);
                 check(
                     format!("{} creates {body}", caller.name),
                     &answer,
-                    expected_of_new(caller, &body, &power),
+                    expected_of_new(caller, &body, &privileges),
                 );
                 if answer.status == 200 {
                     Call::Delete.send(&api, &callers[4], created(&answer).0);
@@ -423,7 +429,7 @@ fn hash(text: &str) -> String {
     envoy_auth_tokens::token::TokenDigest::of(text.as_bytes()).to_hex()
 }
 
-fn expected_of_new(caller: &Caller, body: &Value, power: &Power) -> u16 {
+fn expected_of_new(caller: &Caller, body: &Value, privileges: &Privileges) -> u16 {
     if let Some(status) = caller.denied() {
         return status;
     }
@@ -440,7 +446,7 @@ fn expected_of_new(caller: &Caller, body: &Value, power: &Power) -> u16 {
         if given > caller.role {
             return 403;
         }
-        return if power.is_named && !caller.is_admin() { 403 } else { 200 };
+        return if privileges.is_named && !caller.is_admin() { 403 } else { 200 };
     }
     if caller.manages == Manages::Own {
         return 403;
@@ -448,7 +454,7 @@ fn expected_of_new(caller: &Caller, body: &Value, power: &Power) -> u16 {
     if body.get("account").is_none() && given.is_none() {
         return 400;
     }
-    if power.is_given_by(caller) { 200 } else { 403 }
+    if privileges.is_given_by(caller) { 200 } else { 403 }
 }
 
 /// What is tried in a random sequence.  Numbers choose among what there is.

@@ -7,7 +7,7 @@ use envoy_auth_tokens::keys::store::{
 };
 use envoy_auth_tokens::keys::{
     Account, Author, CreateAccount, CreateKey, EditAccount, EditKey, ExceedsGrant, Key, KeyOwner, Keys,
-    Power, Role,
+    Privileges, Role,
 };
 use envoy_auth_tokens::person::{PersonId, PersonSource};
 use envoy_auth_tokens::secret::Secret;
@@ -259,10 +259,13 @@ async fn what_a_change_gives_is_checked_where_it_is_made(db: Database) {
     let revision = db.number("SELECT value FROM api_revision").await;
     let rows = db.number("SELECT count(*) FROM api_audit").await;
     // What the check is told is what the key can do: with an account, what the account can.
-    let refuse = |power: &Power<'_>| {
-        let is_account = power.account_name == Some("deploy");
-        assert_eq!(power.role, if power.owner.person().is_some() { None } else { Some(Role::Editor) });
-        assert_eq!(is_account, power.owner.account().is_some());
+    let refuse = |privileges: &Privileges<'_>| {
+        let is_account = privileges.account_name == Some("deploy");
+        assert_eq!(
+            privileges.role,
+            if privileges.owner.person().is_some() { None } else { Some(Role::Editor) }
+        );
+        assert_eq!(is_account, privileges.owner.account().is_some());
         Err(ExceedsGrant::Role)
     };
     let by = author("somebody");
@@ -322,7 +325,7 @@ async fn keys_are_revoked_together_or_not_at_all(db: Database) {
     let names: Vec<&str> = shown.iter().map(|key| key.name.as_str()).collect();
     assert_eq!(names, ["CI_0", "ci_0", "CI_1", "ci_1", "CI_2", "ci_2"]);
     let wanted = BulkRevocation { filter, is_dry_run: false };
-    let refuse_last = |power: &Power<'_>| match power.key_name {
+    let refuse_last = |privileges: &Privileges<'_>| match privileges.key_name {
         Some("ci_2") => Err(ExceedsGrant::Role),
         Some(_) | None => Ok(()),
     };

@@ -24,8 +24,8 @@ use envoy_auth_tokens::keys::store::{
     StoreError, StoreUrl,
 };
 use envoy_auth_tokens::keys::{
-    Author, CreateKey, ExceedsGrant, Key, KeyLookup, KeyOwner, KeySettings, Keys, Power, Role, SessionScope,
-    StoreErrors, StoredPerson, StoredSession,
+    Author, CreateKey, ExceedsGrant, Key, KeyLookup, KeyOwner, KeySettings, Keys, Privileges, Role,
+    SessionScope, StoreErrors, StoredPerson, StoredSession,
 };
 use envoy_auth_tokens::person::{PersonId, PersonSource};
 use envoy_auth_tokens::secret::Secret;
@@ -150,7 +150,7 @@ pub(crate) fn author(id: &str) -> Author {
 }
 
 /// Whoever asks may give anything.
-pub(crate) fn anything(_: &Power<'_>) -> Result<(), ExceedsGrant> {
+pub(crate) fn anything(_: &Privileges<'_>) -> Result<(), ExceedsGrant> {
     Ok(())
 }
 

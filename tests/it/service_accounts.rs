@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use envoy_auth_tokens::keys::audit::{Action, AuditFilter};
 use envoy_auth_tokens::keys::store::{AccountFilter, ChangeError};
-use envoy_auth_tokens::keys::{CreateAccount, CreateKey, EditAccount, ExceedsGrant, KeyOwner, Power, Role};
+use envoy_auth_tokens::keys::{
+    CreateAccount, CreateKey, EditAccount, ExceedsGrant, KeyOwner, Privileges, Role,
+};
 use serde_json::{Map, Value, json};
 
 use crate::harness::grpc;
@@ -490,8 +492,8 @@ fn of_account(name: &str, account: i64) -> CreateKey {
 }
 
 /// What an Editor may give.
-fn up_to_editor(power: &Power<'_>) -> Result<(), ExceedsGrant> {
-    if power.role > Some(Role::Editor) { Err(ExceedsGrant::Role) } else { Ok(()) }
+fn up_to_editor(privileges: &Privileges<'_>) -> Result<(), ExceedsGrant> {
+    if privileges.role > Some(Role::Editor) { Err(ExceedsGrant::Role) } else { Ok(()) }
 }
 
 /// How often two at once are tried.

@@ -24,7 +24,7 @@ use crate::admin::responses::{AccountNotFoundErrors, BodyErrors, CallerErrors, P
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::audit::Action;
 use crate::keys::store::{AccountRef, ChangeError, KeyFilter, ListPosition};
-use crate::keys::{CreateKey, Key, KeyOwner, Power, Status, WhyDenied};
+use crate::keys::{CreateKey, Key, KeyOwner, Privileges, Status, WhyDenied};
 
 /// A token of a service account.
 #[derive(Serialize, ToSchema)]
@@ -207,7 +207,8 @@ pub(in crate::admin) async fn create(
         policies: None,
     };
     // In the store's transaction: the account's row and the rules as they are then.
-    let grant_check = |power: &Power<'_>| manager.check_grant(power, &admin.authorizer.snapshot());
+    let grant_check =
+        |privileges: &Privileges<'_>| manager.check_grant(privileges, &admin.authorizer.snapshot());
     let author = manager.author(&attempt);
     let created = admin.keys.create(settings, new, &author, &grant_check);
     let created = with_store_timeout(created).await?;
@@ -249,7 +250,7 @@ pub(in crate::admin) async fn delete(
     // Whose a key is never changes.
     let key = key.filter(|key| key.owner == KeyOwner::Account(account.id)).ok_or(ApiError::TokenNotFound)?;
     attempt.set_key(&key.name, None);
-    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);
     let author = manager.author(&attempt);
     let deleted = admin.keys.delete(key.id, &author, &end_check);
     let deleted = with_store_timeout(deleted).await?;

@@ -198,10 +198,10 @@ impl Waiting {
                 (Kind::Strangers(row.action.clone(), row.user.clone(), row.source.clone()), ROWS_OF_STRANGERS)
             }
         };
-        let has_room = self.minutes.len() < MAX_KINDS;
+        let has_capacity = self.minutes.len() < MAX_KINDS;
         let minute = match self.minutes.entry(kind) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) if has_room => entry.insert(Minute::new(now, 0)),
+            Entry::Vacant(entry) if has_capacity => entry.insert(Minute::new(now, 0)),
             Entry::Vacant(_) => return false,
         };
         if minute.written < most {

@@ -16,7 +16,7 @@ use crate::admin::body::{Json, Members, RequestBody};
 use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
-use crate::keys::Power;
+use crate::keys::Privileges;
 use crate::keys::audit::Action;
 use crate::keys::store::{BulkRevocation, KeyFilter};
 
@@ -139,7 +139,7 @@ pub(in crate::admin) async fn revoke(
         is_dry_run: body.dry_run,
     };
     let author = manager.author(&attempt);
-    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);
     let keys = with_store_timeout(admin.keys.revoke_many(&wanted, &author, &end_check)).await??;
     if !body.dry_run {
         for (index, key) in keys.iter().enumerate() {

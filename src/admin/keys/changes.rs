@@ -21,7 +21,7 @@ use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFound
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::audit::Action;
 use crate::keys::name::{folded, is_same};
-use crate::keys::{Changed, EditKey, Key, KeyOwner, KeySettings, MAX_OVERLAP, Power, Role};
+use crate::keys::{Changed, EditKey, Key, KeyOwner, KeySettings, MAX_OVERLAP, Privileges, Role};
 use crate::snapshot::Snapshot;
 
 /// What is to be changed of a key: what is missing stays as it is.
@@ -167,9 +167,9 @@ pub(in crate::admin) async fn change(
     let author = manager.author(&attempt);
     let ends_alone = gives_nothing(&edit);
     // In the store's transaction: the key's row and the rules as they are then.
-    let check = |power: &Power<'_>| match ends_alone {
-        true => manager.check_end(power),
-        false => manager.check_grant(power, &admin.authorizer.snapshot()),
+    let check = |privileges: &Privileges<'_>| match ends_alone {
+        true => manager.check_end(privileges),
+        false => manager.check_grant(privileges, &admin.authorizer.snapshot()),
     };
     let Changed { before, after } =
         with_store_timeout(admin.keys.edit(key.id, &edit, &author, &check)).await??;
@@ -201,7 +201,7 @@ pub(in crate::admin) async fn delete(
 ) -> Result<Json<Message>, ApiError> {
     let key = admin.managed_key(id, &manager, &attempt).await?;
     let author = manager.author(&attempt);
-    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);
     let key = with_store_timeout(admin.keys.delete(key.id, &author, &end_check)).await??;
     attempt.log_change(Action::KEY_DELETED, manager.principal(), Some(&key), None);
     Ok(Json(Message { message: "API key deleted" }))
@@ -230,7 +230,7 @@ pub(in crate::admin) async fn revoke(
 ) -> Result<Json<Message>, ApiError> {
     let key = admin.managed_key(id, &manager, &attempt).await?;
     let author = manager.author(&attempt);
-    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);
     let Changed { before, after } =
         with_store_timeout(admin.keys.revoke(key.id, &author, &end_check)).await??;
     attempt.log_change(Action::KEY_REVOKED, manager.principal(), before.as_ref(), after.as_ref());
@@ -298,7 +298,8 @@ pub(in crate::admin) async fn rotate(
         return Err(ApiError::invalid(InvalidKind::LifeTooLong, "secondsToLive", problem));
     }
     // In the store's transaction: the key's row and the rules as they are then.
-    let grant_check = |power: &Power<'_>| manager.check_grant(power, &admin.authorizer.snapshot());
+    let grant_check =
+        |privileges: &Privileges<'_>| manager.check_grant(privileges, &admin.authorizer.snapshot());
     let author = manager.author(&attempt);
     let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &author, &grant_check);
     let (Changed { before, after }, secret) = with_store_timeout(rotation).await??;

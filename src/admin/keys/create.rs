@@ -21,7 +21,7 @@ use crate::admin::{Admin, with_store_timeout};
 use crate::keys::audit::Action;
 use crate::keys::edit::EditProblem;
 use crate::keys::store::ChangeError;
-use crate::keys::{Account, CreateKey, ExceedsGrant, KeyOwner, Power, Role};
+use crate::keys::{Account, CreateKey, ExceedsGrant, KeyOwner, Privileges, Role};
 
 /// The key to create.
 #[derive(ToSchema)]
@@ -113,7 +113,8 @@ pub(in crate::admin) async fn create(
     check_name(&name, &manager, &snapshot)?;
     let new = CreateKey { name, description, owner, role, expires_at, actor, policies };
     let author = manager.author(&attempt);
-    let grant_check = |power: &Power<'_>| manager.check_grant(power, &admin.authorizer.snapshot());
+    let grant_check =
+        |privileges: &Privileges<'_>| manager.check_grant(privileges, &admin.authorizer.snapshot());
     let created = with_store_timeout(admin.keys.create(settings, new, &author, &grant_check)).await?;
     let (key, secret) = created.map_err(|error| match error {
         // It was deleted a moment ago.

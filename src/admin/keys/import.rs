@@ -27,7 +27,7 @@ use crate::admin::{Admin, with_store_timeout};
 use crate::keys::audit::Action;
 use crate::keys::edit::EditProblem;
 use crate::keys::store::{ChangeError, ImportError, NewKey};
-use crate::keys::{Account, CreateKey, KeyOwner, KeySettings, Power, Role};
+use crate::keys::{Account, CreateKey, KeyOwner, KeySettings, Privileges, Role};
 use crate::person::{PersonId, PersonSource};
 use crate::snapshot::Snapshot;
 use crate::token::TokenDigest;
@@ -267,7 +267,7 @@ impl Importer<'_> {
         if created.is_some_and(|created| created > self.now) {
             return invalid(InvalidKind::Time, "created", "is after now");
         }
-        let power = Power {
+        let privileges = Privileges {
             owner: &owner,
             key_id: None,
             key_name: Some(&name),
@@ -276,7 +276,7 @@ impl Importer<'_> {
             actor: account.map_or(&actor, |account| &account.actor),
             expires_at: expiration,
         };
-        self.manager.check_grant(&power, self.snapshot)?;
+        self.manager.check_grant(&privileges, self.snapshot)?;
         let request = CreateKey { name, description, owner, role, expires_at: expiration, actor, policies };
         Ok(NewKey {
             request,

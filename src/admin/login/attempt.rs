@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_keeps_the_four_newest_attempts_beside_the_next_one() {
+    fn a_browser_keeps_the_four_newest_attempts_and_the_next_one() {
         let attempts: Vec<_> = (0..6).map(|number| begin(1_000 + number)).collect();
         let mut cookies: Vec<_> = attempts.iter().map(cookie_of).collect();
         cookies.push(format!("{PREFIX}x=nothing"));

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_at_fault_is_told_with_its_problem() {
+    fn the_line_at_fault_is_reported_with_its_problem() {
         let line = |field: &str, problem: &str| answer("a message", &[(field, problem)]).line();
         assert_eq!(line("name", "line 7: taken: x"), Some((7, "a message; name: taken: x (400)".to_owned())));
         assert_eq!(line("line", "line 12: a message"), Some((12, "a message (400)".to_owned())));

@@ -21,11 +21,11 @@ pub fn translate(block: &Value) -> Result<Value, &'static str> {
 
 /// The block that admits whom both admit; `None` when no single block can express it.
 pub fn both(one: &Value, other: &Value) -> Option<Value> {
-    let nobody = |block: &Value| {
+    let admits_no_one = |block: &Value| {
         *block == Value::Bool(false) || block.as_object().is_some_and(serde_json::Map::is_empty)
     };
     match (one, other) {
-        _ if nobody(one) || nobody(other) => Some(Value::Bool(false)),
+        _ if admits_no_one(one) || admits_no_one(other) => Some(Value::Bool(false)),
         (Value::Bool(true), other) => Some(other.clone()),
         (one, Value::Bool(true)) => Some(one.clone()),
         _ if implies(one, other) => Some(one.clone()),

@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use super::lock;
 
 /// The questions in progress, by their key.  Clones share the state.
-pub(super) struct InFlight<K, A>(Arc<Mutex<HashMap<K, Awaited<A>>>>);
+pub(super) struct InFlight<K, A>(Arc<Mutex<HashMap<K, PendingAnswer<A>>>>);
 
 /// The answer to a question, which may be pending.
-pub(super) struct Awaited<A>(watch::Receiver<Option<A>>);
+pub(super) struct PendingAnswer<A>(watch::Receiver<Option<A>>);
 
 /// The result of waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Waited<A> {
+pub(super) enum WaitResult<A> {
     /// The answer.
     Answered(A),
     /// The question is still in progress.
@@ -42,15 +42,15 @@ where
     }
 
     /// The answer to a question in progress.
-    pub fn get(&self, key: &K) -> Option<Awaited<A>> {
+    pub fn get(&self, key: &K) -> Option<PendingAnswer<A>> {
         lock(&self.0).get(key).cloned()
     }
 
     /// Starts a question in a separate task, which outlives its callers.  The question is in progress until the task
     /// ends in any way.  It must store its result before that.
-    pub fn begin(&self, key: K, question: impl Future<Output = A> + Send + 'static) -> Awaited<A> {
+    pub fn begin(&self, key: K, question: impl Future<Output = A> + Send + 'static) -> PendingAnswer<A> {
         let (sender, receiver) = watch::channel(None);
-        let answer = Awaited(receiver);
+        let answer = PendingAnswer(receiver);
         lock(&self.0).insert(key.clone(), answer.clone());
         let end = End { key, questions: self.clone() };
         tokio::spawn(async move {
@@ -70,19 +70,19 @@ impl<K, A> Clone for InFlight<K, A> {
     }
 }
 
-impl<A> Clone for Awaited<A> {
+impl<A> Clone for PendingAnswer<A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<A: Clone> Awaited<A> {
+impl<A: Clone> PendingAnswer<A> {
     /// Waits for the answer until this instant.
-    pub async fn until(mut self, end: Instant) -> Waited<A> {
+    pub async fn until(mut self, end: Instant) -> WaitResult<A> {
         match tokio::time::timeout_at(end.into(), self.0.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().map_or(Waited::Pending, Waited::Answered),
-            Ok(Err(_)) => Waited::Failed,
-            Err(_) => Waited::Pending,
+            Ok(Ok(answer)) => answer.clone().map_or(WaitResult::Pending, WaitResult::Answered),
+            Ok(Err(_)) => WaitResult::Failed,
+            Err(_) => WaitResult::Pending,
         }
     }
 }
@@ -119,10 +119,10 @@ mod tests {
         let first = questions.begin("ann", async { answered.await.unwrap() });
         let second = questions.get(&"ann").unwrap();
         assert!(questions.get(&"bob").is_none());
-        assert_eq!(first.clone().until(Instant::now()).await, Waited::Pending);
+        assert_eq!(first.clone().until(Instant::now()).await, WaitResult::Pending);
         answer.send(7).unwrap();
-        assert_eq!(first.until(soon()).await, Waited::Answered(7));
-        assert_eq!(second.until(soon()).await, Waited::Answered(7));
+        assert_eq!(first.until(soon()).await, WaitResult::Answered(7));
+        assert_eq!(second.until(soon()).await, WaitResult::Answered(7));
         assert_eq!(questions.len(), 0);
     }
 
@@ -130,8 +130,8 @@ mod tests {
     async fn a_question_that_panics_is_over() {
         let questions = InFlight::<&str, u32>::new();
         let answer = questions.begin("ann", async { panic!("a panic of the test's") });
-        assert_eq!(answer.until(soon()).await, Waited::Failed);
+        assert_eq!(answer.until(soon()).await, WaitResult::Failed);
         assert_eq!(questions.len(), 0);
-        assert_eq!(questions.begin("ann", async { 7 }).until(soon()).await, Waited::Answered(7));
+        assert_eq!(questions.begin("ann", async { 7 }).until(soon()).await, WaitResult::Answered(7));
     }
 }

@@ -83,9 +83,9 @@ impl<K: Hash + Eq + Clone> Windows<K> {
     ///
     /// # Errors
     /// No place is free, or the limit of keys is reached.
-    pub fn try_take(&mut self, key: &K, now: Duration, max: usize) -> Result<(), NoPlace> {
+    pub fn try_take(&mut self, key: &K, now: Duration, max: usize) -> Result<(), WindowFull> {
         if let Some(window) = self.windows.get_mut(key) {
-            return if window.try_take(now, max) { Ok(()) } else { Err(NoPlace::AllTaken) };
+            return if window.try_take(now, max) { Ok(()) } else { Err(WindowFull::AllTaken) };
         }
         let is_cleaned = |at: Duration| now.saturating_sub(at) < Self::CLEAN_INTERVAL;
         if self.windows.len() >= self.max_keys && !self.cleaned_at.is_some_and(is_cleaned) {
@@ -93,11 +93,11 @@ impl<K: Hash + Eq + Clone> Windows<K> {
             self.windows.retain(|_, window| window.taken(now) > 0);
         }
         if self.windows.len() >= self.max_keys {
-            return Err(NoPlace::TooManyKeys);
+            return Err(WindowFull::TooManyKeys);
         }
         let mut window = SlidingWindow::new(self.length);
         if !window.try_take(now, max) {
-            return Err(NoPlace::AllTaken);
+            return Err(WindowFull::AllTaken);
         }
         self.windows.insert(key.clone(), window);
         Ok(())
@@ -120,7 +120,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
 
 /// Why no place is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoPlace {
+pub(super) enum WindowFull {
     /// All places of the key are taken.
     AllTaken,
     /// The limit of keys is reached.
@@ -171,10 +171,10 @@ mod tests {
         let mut take = |key, second| windows.try_take(&key, SECOND * second, 1);
         assert_eq!([take("ann", 0), take("bob", 5)], [Ok(()); 2]);
         for second in [5, 6, 9] {
-            assert_eq!(take("carol", second), Err(NoPlace::TooManyKeys));
-            assert_eq!([take("ann", second), take("bob", second)], [Err(NoPlace::AllTaken); 2]);
+            assert_eq!(take("carol", second), Err(WindowFull::TooManyKeys));
+            assert_eq!([take("ann", second), take("bob", second)], [Err(WindowFull::AllTaken); 2]);
         }
-        assert_eq!([take("carol", 10), take("dora", 14)], [Ok(()), Err(NoPlace::TooManyKeys)]);
+        assert_eq!([take("carol", 10), take("dora", 14)], [Ok(()), Err(WindowFull::TooManyKeys)]);
         assert_eq!(take("dora", 15), Ok(()));
         windows.give_back(&"dora", SECOND * 15);
         assert_eq!(

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::principal::{entry_of, principal_of, record_of};
 use super::providers;
-use super::sessions::{Known, SWEEP_TIMEOUT, Seen};
+use super::sessions::{RecheckResult, SWEEP_TIMEOUT, Seen};
 use super::{People, lock};
 use crate::config::{Bind, LdapSettings};
 use crate::credential::{Kind, Principal};
@@ -148,11 +148,11 @@ impl People {
             let recheck =
                 self.recheck((&person, Seen::No), name, directory, settings, snapshot, keys, end, true);
             match Box::pin(recheck).await {
-                Known::Said(_) | Known::NotAsked => {}
+                RecheckResult::Answered(_) | RecheckResult::NotAsked => {}
                 // Without the directory each question costs its whole timeout.
-                Known::NoAnswer if self.is_silent() => return,
-                Known::NoAnswer => {}
-                Known::Pending => return,
+                RecheckResult::NoAnswer if self.is_silent() => return,
+                RecheckResult::NoAnswer => {}
+                RecheckResult::Pending => return,
             }
             if Instant::now() >= end {
                 return;

@@ -138,7 +138,7 @@ pub fn principal_of(
     kind: Kind,
 ) -> Result<Principal, PersonRejection> {
     let members = entry.members.iter().map(|(member, value)| (member.as_str(), value));
-    let somebody = PersonParts {
+    let parts = PersonParts {
         source: PersonSource::Ldap,
         subject: &entry.subject,
         binding: settings.binding,
@@ -147,7 +147,7 @@ pub fn principal_of(
         members: &mut members.into_iter(),
         claims_bytes: serde_json::to_vec(entry).map_or(0, |claims| claims.len()),
     };
-    somebody.into_principal(snapshot, kind)
+    parts.into_principal(snapshot, kind)
 }
 
 /// The data of a person, before the checks that apply to people of every source.

@@ -58,7 +58,7 @@ pub fn principal_of(
     let subject = subject_of(claims, settings)?;
     check_domain(claims, settings)?;
     let members = settings.members.iter().filter_map(|(member, path)| Some((&**member, path.find(claims)?)));
-    let somebody = PersonParts {
+    let parts = PersonParts {
         source: PersonSource::Provider(settings.name.clone()),
         subject: &subject,
         binding: settings.binding,
@@ -67,7 +67,7 @@ pub fn principal_of(
         members: &mut members.filter(|(_, value)| !value.is_null()),
         claims_bytes: serde_json::to_vec(claims).map_or(0, |claims| claims.len()),
     };
-    somebody.into_principal(snapshot, kind)
+    parts.into_principal(snapshot, kind)
 }
 
 /// The id of a person: a text, or a whole number, which some providers of plain OAuth 2 use.
@@ -143,8 +143,8 @@ mod tests {
         let plain = "- {name: forge, auth_url: 'https://f.example/a', token_url: 'https://f.example/t', \
                      api_url: 'https://f.example/u', client_id: eat, members: {id: id}, \
                      roles: [{claim: email, value: boss@corp.example, role: Admin}]}";
-        let told = json!({"id": 7, "email": "boss@corp.example"});
-        assert_eq!(id_of(plain, told).as_deref(), Ok("forge:7"));
+        let claims = json!({"id": 7, "email": "boss@corp.example"});
+        assert_eq!(id_of(plain, claims).as_deref(), Ok("forge:7"));
     }
 
     #[test]

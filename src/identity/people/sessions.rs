@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::in_flight::{InFlight, Waited};
+use super::in_flight::{InFlight, WaitResult};
 use super::memory::BoundedMap;
 use super::principal::{claims, principal_of, principal_of_session, record_of, user_of};
 use super::{MAX_REMEMBERED, People, lock};
@@ -60,7 +60,7 @@ pub(super) enum Finding {
 #[derive(Clone)]
 enum RecheckAnswer {
     /// What the directory said.
-    Said(Finding),
+    Answered(Finding),
     /// It did not answer.
     Nothing,
 }
@@ -75,9 +75,9 @@ pub(super) enum Seen {
 }
 
 /// The result of a recheck of a person with due claims.
-pub(super) enum Known {
+pub(super) enum RecheckResult {
     /// The answer of the directory, now or within [`RECHECK_INTERVAL`].
-    Said(Finding),
+    Answered(Finding),
     /// It did not answer, now or within [`RECHECK_PAUSE`].
     NoAnswer,
     /// It has not answered yet.
@@ -169,11 +169,11 @@ impl People {
         let (person, name) = ((&session.person, Seen::Yes), || claims(session).map(|entry| entry.name));
         let recheck = self.recheck(person, name, directory, settings, snapshot, keys, end, !has_grace);
         let finding = match Box::pin(recheck).await {
-            Known::Said(finding) => Some(finding),
-            Known::NoAnswer | Known::Pending | Known::NotAsked if has_grace => {
+            RecheckResult::Answered(finding) => Some(finding),
+            RecheckResult::NoAnswer | RecheckResult::Pending | RecheckResult::NotAsked if has_grace => {
                 last.map(|(_, finding)| finding)
             }
-            Known::NoAnswer | Known::Pending | Known::NotAsked => {
+            RecheckResult::NoAnswer | RecheckResult::Pending | RecheckResult::NotAsked => {
                 return Err(DenyReason::DirectoryUnavailable);
             }
         };
@@ -218,11 +218,11 @@ impl People {
                     ((&session.person, Seen::Yes), || claims(&session).map(|entry| entry.name));
                 let recheck = self.recheck(person, name, directory, settings, snapshot, keys, end, true);
                 match Box::pin(recheck).await {
-                    Known::Said(_) => continue,
+                    RecheckResult::Answered(_) => continue,
                     // Without the directory each question costs its whole timeout.
-                    Known::NoAnswer => may_query = !self.is_silent(),
-                    Known::Pending => may_query = false,
-                    Known::NotAsked => {}
+                    RecheckResult::NoAnswer => may_query = !self.is_silent(),
+                    RecheckResult::Pending => may_query = false,
+                    RecheckResult::NotAsked => {}
                 }
             }
             // There was an hour to ask.  The record ends only if the directory did not answer about this person, or not
@@ -320,26 +320,26 @@ impl People {
         keys: &Arc<Keys>,
         end: Instant,
         waits_for_others: bool,
-    ) -> Known {
+    ) -> RecheckResult {
         let person = (person.clone(), settings.binding);
         let answer = {
             let memory = lock(&self.rechecks.memory);
             let now = self.clock.elapsed();
             if let Some((_, finding)) = memory.findings.get(&person, now, RECHECK_INTERVAL) {
-                return Known::Said(finding.clone());
+                return RecheckResult::Answered(finding.clone());
             }
             match self.rechecks.in_flight.get(&person) {
                 Some(answer) if waits_for_others => answer,
-                Some(_) => return Known::Pending,
+                Some(_) => return RecheckResult::Pending,
                 None => {
                     if memory.failures.get(&person, now, RECHECK_PAUSE).is_some() {
-                        return Known::NoAnswer;
+                        return RecheckResult::NoAnswer;
                     }
                     if self.rechecks.in_flight.len() >= MAX_RECHECKS {
-                        return Known::NotAsked;
+                        return RecheckResult::NotAsked;
                     }
                     let (Some(name), Some(directory)) = (name(), directory()) else {
-                        return Known::NotAsked;
+                        return RecheckResult::NotAsked;
                     };
                     let recheck = Recheck {
                         person: person.clone(),
@@ -356,12 +356,12 @@ impl People {
             }
         };
         match answer.until(end).await {
-            Waited::Answered(RecheckAnswer::Said(finding)) => Known::Said(finding),
-            Waited::Answered(RecheckAnswer::Nothing) => Known::NoAnswer,
-            Waited::Pending => Known::Pending,
-            Waited::Failed => {
+            WaitResult::Answered(RecheckAnswer::Answered(finding)) => RecheckResult::Answered(finding),
+            WaitResult::Answered(RecheckAnswer::Nothing) => RecheckResult::NoAnswer,
+            WaitResult::Pending => RecheckResult::Pending,
+            WaitResult::Failed => {
                 lock(&self.rechecks.memory).failures.insert(person, (), self.clock.elapsed());
-                Known::NoAnswer
+                RecheckResult::NoAnswer
             }
         }
     }
@@ -461,7 +461,7 @@ impl Recheck {
         for listener in [&self.people.checks, &self.people.admin] {
             listener.verifier.forget_others(&self.person.0.subject, still);
         }
-        let answer = RecheckAnswer::Said(finding.clone());
+        let answer = RecheckAnswer::Answered(finding.clone());
         tokio::spawn(async move { self.write_down(&finding, asked_at).await });
         answer
     }

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use sha2::Sha256;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::in_flight::{InFlight, Waited};
+use super::in_flight::{InFlight, WaitResult};
 use super::lock;
-use super::memory::{BoundedMap, NoPlace, Windows};
+use super::memory::{BoundedMap, WindowFull, Windows};
 use crate::clock::Clock;
 use crate::clock::sliding_window::SlidingWindow;
 use crate::config::{Bind, LdapSettings};
@@ -233,9 +233,9 @@ impl PasswordVerifier {
             }
         };
         match answer.until(end).await {
-            Waited::Answered(answer) => answer,
-            Waited::Failed => Answer::Unavailable,
-            Waited::Pending => Answer::Pending,
+            WaitResult::Answered(answer) => answer,
+            WaitResult::Failed => Answer::Unavailable,
+            WaitResult::Pending => Answer::Pending,
         }
     }
 
@@ -253,7 +253,7 @@ impl PasswordVerifier {
     ///
     /// # Errors
     /// A limit is reached, or the directory did not answer a moment ago.
-    fn may_query(&self, memory: &mut Memory) -> Result<Places, QuestionResult> {
+    fn may_query(&self, memory: &mut Memory) -> Result<TakenPlaces, QuestionResult> {
         let now = self.clock.elapsed();
         if memory.failed_at.is_some_and(|at| now.saturating_sub(at) < OUTAGE_PAUSE) {
             return Err(QuestionResult::Unavailable);
@@ -268,7 +268,13 @@ impl PasswordVerifier {
             }
             failed_binds.push(now);
         }
-        Ok(Places { failed_binds, entries: Vec::new(), bind_began: None, refused: None, _pending: pending })
+        Ok(TakenPlaces {
+            failed_binds,
+            entries: Vec::new(),
+            bind_began: None,
+            refused: None,
+            _pending: pending,
+        })
     }
 
     fn pair_key(&self, settings: &LdapSettings, name: &str, password: &Secret) -> PairKey {
@@ -297,7 +303,7 @@ impl Memory {
     /// Takes the places of one more bind.
     fn may_bind(
         &mut self,
-        places: &mut Places,
+        places: &mut TakenPlaces,
         dn: &DistinguishedName,
         settings: &LdapSettings,
         is_limited: bool,
@@ -313,8 +319,8 @@ impl Memory {
             return Err(NotBound::Limited);
         }
         let taken = self.failures.try_take(dn, now, settings.max_wrong).map_err(|error| match error {
-            NoPlace::AllTaken => NotBound::Locked,
-            NoPlace::TooManyKeys => NotBound::Limited,
+            WindowFull::AllTaken => NotBound::Locked,
+            WindowFull::TooManyKeys => NotBound::Limited,
         });
         match taken {
             Ok(()) => places.entries.push((dn.clone(), now)),
@@ -328,7 +334,7 @@ impl Memory {
     }
 
     /// The last bind of the question was not answered: for a while it counts against the entry like a wrong password.
-    fn hold_back(&mut self, places: &Places, settings: &LdapSettings, now: Duration) {
+    fn hold_back(&mut self, places: &TakenPlaces, settings: &LdapSettings, now: Duration) {
         for (dn, taken_at) in &places.entries {
             self.failures.give_back(dn, *taken_at);
             // At the limit of entries one more changes nothing.
@@ -337,7 +343,7 @@ impl Memory {
     }
 
     /// No bind of the question was wrong.
-    fn give_back(&mut self, places: &Places) {
+    fn give_back(&mut self, places: &TakenPlaces) {
         for (dn, taken_at) in &places.entries {
             self.failures.give_back(dn, *taken_at);
         }
@@ -357,7 +363,7 @@ enum NotBound {
 }
 
 /// The places that a question has taken in the limits.
-struct Places {
+struct TakenPlaces {
     /// When each of its places among the failed binds of all entries was taken.
     failed_binds: Vec<Duration>,
     /// The binds that were sent: the entry, and when the place among its wrong passwords was taken.
@@ -383,7 +389,7 @@ struct PasswordQuestion {
 }
 
 impl PasswordQuestion {
-    async fn ask(self, places: Places) -> Answer {
+    async fn ask(self, places: TakenPlaces) -> Answer {
         let places = Arc::new(Mutex::new(places));
         let may_bind = {
             let (memory, places) = (Arc::clone(&self.memory), Arc::clone(&places));
@@ -455,7 +461,7 @@ impl PasswordQuestion {
     }
 
     /// Logs that an entry is now locked.
-    fn log_lock(&self, memory: &mut Memory, places: &Places) {
+    fn log_lock(&self, memory: &mut Memory, places: &TakenPlaces) {
         let Some((dn, _)) = places.entries.last() else { return };
         if memory.failures.taken(dn, self.clock.elapsed()) != self.settings.max_wrong {
             return;

@@ -11,20 +11,20 @@ use crate::credential::PolicyNames;
 use crate::keys::store::source::AccountPage;
 use crate::keys::{Account, Role};
 
-/// All service accounts, each in a place that its keys hold: a change of the account is one entry, however many keys it
-/// has.
+/// All service accounts, each in a slot that its keys refer to: a change of the account changes one entry, however many
+/// keys it has.
 #[derive(Default)]
 pub(super) struct Accounts {
     slots: papaya::HashMap<i64, Arc<AccountSlot>, foldhash::fast::RandomState>,
     versions: AtomicU64,
 }
 
-/// The place of an account: empty while the account is not known, or when it is gone.
+/// The slot of an account: empty while the account is unknown or deleted.
 pub(super) struct AccountSlot(ArcSwapOption<AccountState>);
 
 /// What a Check needs of an account.
 pub(super) struct AccountState {
-    /// Another number whenever something below changed; never 0.
+    /// A number that changes with the fields below; never 0.
     pub version: u64,
     pub name: Arc<str>,
     pub role: Role,
@@ -34,20 +34,20 @@ pub(super) struct AccountState {
 }
 
 impl AccountSlot {
-    /// The account as it is now.
+    /// The current account.
     pub fn load(&self) -> Guard<Option<Arc<AccountState>>> {
         self.0.load()
     }
 }
 
 impl Accounts {
-    /// The place of an account, which need not be known yet.
+    /// The slot of an account, which may be unknown yet.
     pub fn slot(&self, id: i64) -> Arc<AccountSlot> {
         let slots = self.slots.pin();
         Arc::clone(slots.get_or_insert_with(id, || Arc::new(AccountSlot(ArcSwapOption::empty()))))
     }
 
-    /// Puts an account in its place.  One that stays the same is kept, and with it what was made of it.
+    /// Stores an account in its slot.  An unchanged account is kept, with the principals that were made from it.
     pub fn put(&self, account: Account) {
         let slot = self.slot(account.id);
         let policies = account.policies.map(|names| names.into_iter().map(Arc::from).collect());
@@ -71,15 +71,15 @@ impl Accounts {
         }
     }
 
-    /// Empties the place of an account.  The place itself stays: keys may hold it, and a store that was restored may have
-    /// the account again.
+    /// Empties the slot of an account.  The slot itself stays: keys may refer to it, and a restored store may have the
+    /// account again.
     pub fn remove(&self, id: i64) {
         if let Some(slot) = self.slots.pin().get(&id) {
             slot.0.store(None);
         }
     }
 
-    /// Takes over a page of all accounts: those with an id above `after`, up to where the page ends.
+    /// Applies a page of all accounts: those with an id above `after`, up to the end of the page.
     pub fn apply(&self, after: i64, page: AccountPage) {
         let existing: HashSet<i64> = page.accounts.iter().map(|account| account.id).collect();
         let is_covered = |id: i64| id > after && page.next.is_none_or(|next| id <= next);

@@ -15,12 +15,12 @@ use crate::keys::{KeyOwner, Role, Status, StoredKey, WhyDenied};
 use crate::person::PersonId;
 use crate::token::TokenDigest;
 
-/// From when to when a token counts.
+/// The validity of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
-    /// When its key was created; `None` where that is not known.
+    /// When its key was created; `None` if that is not known.
     pub created_at: Option<Timestamp>,
-    /// When it expires; `None` is never.
+    /// When it expires; `None`: never.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct IndexEntry {
     owner: Owner,
 }
 
-/// Whose the key is, with the principal that was made for it last.
+/// The owner of the key, with the last principal that was made for it.
 enum Owner {
     None(OnceLock<Arc<Principal>>),
     Account(Arc<AccountSlot>, ArcSwapOption<Principal>),
@@ -58,7 +58,7 @@ struct OptionalFields {
 }
 
 impl IndexEntry {
-    /// The entry of a stored key; `account` is the place of the account whose it is.
+    /// The entry of a stored key; `account` is the slot of its account.
     pub fn new(stored: StoredKey, account: Option<Arc<AccountSlot>>, last_use: Arc<LastUse>) -> Self {
         let StoredKey { key, digest, previous } = stored;
         let policies = key.policies.map(|names| names.into_iter().map(Arc::from).collect());
@@ -93,12 +93,12 @@ impl IndexEntry {
         self.optional.as_ref().and_then(|optional| optional.policies.as_ref())
     }
 
-    /// The digests of its secret and of the one before.
+    /// The digests of its current and its previous secret.
     pub fn digests(&self) -> impl Iterator<Item = TokenDigest> {
         [Some(self.digest), self.previous().map(|(digest, _)| digest)].into_iter().flatten()
     }
 
-    /// Whether the two differ in nothing but their last use.
+    /// Whether the two differ only in their last use.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_same_owner = match (&self.owner, &other.owner) {
             (Owner::None(_), Owner::None(_)) => true,
@@ -116,12 +116,12 @@ impl IndexEntry {
             && self.optional == other.optional
     }
 
-    /// The person whose it is, unless it is revoked.
+    /// The person who owns it, unless it is revoked.
     pub fn owner(&self) -> Option<&PersonId> {
         self.person().filter(|_| !self.is_revoked)
     }
 
-    /// The person whose it is.
+    /// The person who owns it.
     pub fn person(&self) -> Option<&PersonId> {
         match &self.owner {
             Owner::Person(person, _) => Some(person),
@@ -129,12 +129,13 @@ impl IndexEntry {
         }
     }
 
-    /// Whether it is neither revoked nor disabled, and its account neither.
+    /// Whether it is not revoked, and neither it nor its account is disabled.
     pub fn is_usable(&self) -> bool {
         !self.is_revoked && self.why_denied().is_none()
     }
 
-    /// Why it does not count, as far as it and its account say, and although it is neither revoked nor expired.
+    /// Why it is not valid although it is neither revoked nor expired, as far as its own state and that of its account
+    /// say.
     pub fn why_denied(&self) -> Option<WhyDenied> {
         if self.is_disabled {
             return Some(WhyDenied::Disabled);
@@ -159,7 +160,7 @@ impl IndexEntry {
         Lifetime { created_at: Timestamp::from_second(self.created_at).ok(), expires_at }
     }
 
-    /// What this digest of the key is now; `None` when it is no digest of it.
+    /// The current state of this digest of the key; `None` when the key does not have it.
     pub fn status(&self, digest: &TokenDigest, now: Timestamp) -> Option<Status> {
         let until = match self.previous() {
             _ if self.digest == *digest => None,
@@ -202,7 +203,7 @@ impl IndexEntry {
         Arc::new(self.principal(actor, policies))
     }
 
-    /// The principal of the account as it is now.
+    /// The principal of the current account.
     fn account_principal(&self, slot: &AccountSlot, made: &ArcSwapOption<Principal>) -> KeyLookup {
         let account = slot.load();
         let Some(account) = account.as_ref().filter(|account| !account.is_disabled) else {
@@ -240,13 +241,13 @@ impl std::fmt::Debug for PersonKey {
 }
 
 impl PersonKey {
-    /// The person; `None` for a key that is nobody's or an account's, which this never is.
+    /// The person.  It is never `None`: this key is neither without an owner nor an account's.
     pub fn person(&self) -> Option<&PersonId> {
         self.0.person()
     }
 
-    /// The principal of the key while its person is this one: their actor with the lower one of the two roles, and of
-    /// policies what both have.  It is made again when the person's principal is another one.
+    /// The principal of the key for this principal of its owner: the owner's actor with the lower of the two roles, and
+    /// the policies that both have.  It is made again when the owner's principal changes.
     ///
     /// `None` where the actor cannot be made.
     pub fn principal(&self, person: &Arc<Principal>) -> Option<Arc<Principal>> {

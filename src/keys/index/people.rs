@@ -1,4 +1,4 @@
-//! The people of the index: by who they are, for readers; by the ids of their records, for those that change it.
+//! The people of the index: by identity for readers, and by the ids of their records for writers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
@@ -9,7 +9,7 @@ use crate::keys::people::PersonRecord;
 use crate::keys::store::source::PersonPage;
 use crate::person::{PersonId, PersonSource};
 
-/// All people of whom there is a record.
+/// All people with a record.
 #[derive(Default)]
 pub(super) struct People {
     by_person: papaya::HashMap<PersonId, Arc<PersonRecord>, foldhash::fast::RandomState>,
@@ -23,14 +23,14 @@ impl People {
         self.by_person.pin().get(person).map(Arc::clone)
     }
 
-    /// Those of such sources that have not ended.
+    /// The people of these sources who have not ended.
     pub fn not_ended(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<PersonId> {
         let people = self.by_person.pin();
         let wanted = people.iter().filter(|(id, person)| is_source(&id.source) && person.ended_at.is_none());
         wanted.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Inserts a record, or replaces the one of this id.  One that stays the same is kept.
+    /// Inserts a record, or replaces the one with this id.  An unchanged record is kept.
     pub fn put(&self, id: i64, stored: StoredPerson) {
         self.put_locked(&mut self.lock(), id, stored);
     }
@@ -40,7 +40,7 @@ impl People {
         self.remove_locked(&mut self.lock(), id);
     }
 
-    /// Takes over a page of all records: those with an id above `after`, up to where the page ends.
+    /// Applies a page of all records: those with an id above `after`, up to the end of the page.
     pub fn apply(&self, after: i64, page: PersonPage) {
         let mut by_id = self.lock();
         let covered = (Bound::Excluded(after), page.next.map_or(Bound::Unbounded, Bound::Included));
@@ -56,7 +56,7 @@ impl People {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, PersonId>> {
-        // A panic leaves no record half written, because one is swapped in whole.
+        // A panic leaves no record half written, because a record is replaced as a whole.
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -22,7 +22,7 @@ impl Keys {
         self.log_failure("create a service account", created)
     }
 
-    /// Changes a service account, and with it what each of its keys can do.
+    /// Changes a service account, and with it the rights of its keys.
     ///
     /// # Errors
     /// [`ChangeError`]: there is no such account, the name is taken or was used, `grant_check` fails for what it can do
@@ -45,7 +45,7 @@ impl Keys {
         self.log_failure("change a service account", edited)
     }
 
-    /// Deletes a service account and its keys.  Gives it as it was, and the number of its keys.
+    /// Deletes a service account and its keys.  Returns the deleted account, and the number of its keys.
     ///
     /// # Errors
     /// [`ChangeError`]: there is no such account, `grant_check` fails, or the store failed.

@@ -23,15 +23,16 @@ impl Keys {
     /// Writes rows that belong to no change, such as those of denials.
     ///
     /// # Errors
-    /// The store failed, or is only read: what they say is in the audit log alone.
+    /// The store failed, or is read-only: the rows are only in the audit log.
     pub async fn write_audit(&self, rows: &[NewAuditRow]) -> Result<(), StoreError> {
         self.check_writable()?;
         let written = with_timeout(OPERATION_TIMEOUT, self.store.write_audit(rows)).await;
         written.inspect_err(|error| self.write_failed("write the audit", error))
     }
 
-    /// Accepts the store's history after it was rewritten: what this and other processes held back since, because they
-    /// knew it to be dead, counts as the store says.  It takes effect at the next look at the store.
+    /// Accepts the store's history after it was rewritten: digests that this and other processes denied since, because
+    /// they knew them to be dead, are valid again where the store shows them as live.  It takes effect at the next
+    /// reading of the store.
     ///
     /// # Errors
     /// The store failed.

@@ -294,7 +294,7 @@ pub(super) struct PersonStatements {
     pub end_idle: String,
     /// Deletes `$1` people: of those that ended, and then of the others, those that did, or were seen, longest ago.
     /// Never the one of id `$2`.  Gives their ids.
-    pub make_room: String,
+    pub evict: String,
     /// Deletes the first `$2` people that ended at `$1` or before.
     pub forget: String,
 }
@@ -347,7 +347,7 @@ impl PersonStatements {
                 time(1)
             ),
             // In a subquery of the WHERE, PostgreSQL may run it more than once, and a LIMIT holds for each time.
-            make_room: format!(
+            evict: format!(
                 "WITH gone AS ( \
                      SELECT id FROM api_people WHERE id <> $2 \
                      ORDER BY ended_at IS NULL, ended_at, seen_at, id LIMIT $1{skip_locked} \

@@ -11,7 +11,7 @@ use super::{audit, offset_value};
 use crate::keys::audit::{Action, NewAuditRow};
 use crate::keys::edit::{Changed, EditAccount};
 use crate::keys::name::folded;
-use crate::keys::{Account, Author, CreateAccount, GrantCheck, KeyOwner, Power};
+use crate::keys::{Account, Author, CreateAccount, GrantCheck, KeyOwner, Privileges};
 
 /// Creates an account.  The name of a deleted one is not given again while the audit remembers it.
 pub async fn create(
@@ -22,7 +22,7 @@ pub async fn create(
     author: &Author,
     grant_check: &GrantCheck<'_>,
 ) -> Result<Committed<Account>, ChangeError> {
-    grant_check(&Power {
+    grant_check(&Privileges {
         owner: &KeyOwner::Account(0),
         key_id: None,
         key_name: None,
@@ -55,8 +55,8 @@ pub async fn edit(
     let before = lock(&mut transaction, id).await?;
     let after = edit.apply(&before, now);
     let owner = KeyOwner::Account(id);
-    grant_check(&Power::of_account(&before, &owner))?;
-    grant_check(&Power::of_account(&after, &owner))?;
+    grant_check(&Privileges::of_account(&before, &owner))?;
+    grant_check(&Privileges::of_account(&after, &owner))?;
     transaction.lock(gate).await?;
     if folded(&after.name) != folded(&before.name) {
         check_name(&mut transaction, &after.name, Some(id)).await?;
@@ -83,7 +83,7 @@ pub async fn delete(
 ) -> Result<Committed<(Account, Vec<i64>)>, ChangeError> {
     let account = lock(&mut transaction, id).await?;
     let owner = KeyOwner::Account(id);
-    grant_check(&Power::of_account(&account, &owner))?;
+    grant_check(&Privileges::of_account(&account, &owner))?;
     let sql = transaction.sql();
     let keys: Vec<(i64,)> = transaction.rows(&sql.accounts.lock_keys, &values![id]).await?;
     let keys: Vec<i64> = keys.into_iter().map(|(id,)| id).collect();

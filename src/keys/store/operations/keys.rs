@@ -15,7 +15,9 @@ use super::{accounts, audit, offset_value};
 use crate::keys::audit::{Action, NewAuditRow};
 use crate::keys::edit::{Changed, EditKey, EditProblem};
 use crate::keys::name::folded;
-use crate::keys::{Account, Author, GrantCheck, Key, KeyOwner, MAX_KEYS_OF_PERSON, Power, Status, StoredKey};
+use crate::keys::{
+    Account, Author, GrantCheck, Key, KeyOwner, MAX_KEYS_OF_PERSON, Privileges, Status, StoredKey,
+};
 use crate::token::TokenDigest;
 
 /// Creates a key.  Name, quota and what its maker may give are checked under the lock of all changes.
@@ -29,13 +31,13 @@ pub async fn create(
 ) -> Result<Committed<StoredKey>, ChangeError> {
     let owner = &new.request.owner;
     let account = account_of(&mut transaction, owner).await?;
-    grant_check(&power_of_new(new, account.as_ref()))?;
+    grant_check(&privileges_of_new(new, account.as_ref()))?;
     transaction.lock(gate).await?;
     check_name(&mut transaction, &new.request.name, owner, None, new.created_at).await?;
     check_quota(&mut transaction, quota, 1).await?;
     let stored = insert(&mut transaction, new, new.created_at).await?;
     // An allow block may speak of the id that it got.
-    grant_check(&Power::of_key(&stored.key, account.as_ref()))?;
+    grant_check(&Privileges::of_key(&stored.key, account.as_ref()))?;
     let row = NewAuditRow::of(author, Action::KEY_CREATED, new.created_at)
         .key(&Changed::created(&stored.key), account.as_ref());
     audit::write(&mut transaction, &[row]).await?;
@@ -96,8 +98,8 @@ pub async fn edit(
 ) -> Result<Committed<Changed<StoredKey>>, ChangeError> {
     let (before, account) = lock_key(&mut transaction, id, author).await?;
     let after = edit.apply(&before.key, now)?;
-    grant_check(&Power::of_key(&before.key, account.as_ref()))?;
-    grant_check(&Power::of_key(&after, account.as_ref()))?;
+    grant_check(&Privileges::of_key(&before.key, account.as_ref()))?;
+    grant_check(&Privileges::of_key(&after, account.as_ref()))?;
     transaction.lock(gate).await?;
     if folded(&after.name) != folded(&before.key.name) {
         check_name(&mut transaction, &after.name, &after.owner, Some(id), now).await?;
@@ -128,7 +130,7 @@ pub async fn rotate(
     }
     let (expires_at, until) = rotation.lives(&before.key);
     let after = Key { expires_at, ..before.key.clone() };
-    grant_check(&Power::of_key(&after, account.as_ref()))?;
+    grant_check(&Privileges::of_key(&after, account.as_ref()))?;
     let sql = transaction.sql();
     let values = values![id, until, digest, expires_at];
     transaction.execute(&sql.keys.rotate, &values).await?;
@@ -149,7 +151,7 @@ pub async fn revoke(
     grant_check: &GrantCheck<'_>,
 ) -> Result<Committed<Changed<StoredKey>>, ChangeError> {
     let (before, account) = lock_key(&mut transaction, id, author).await?;
-    grant_check(&Power::of_key(&before.key, account.as_ref()))?;
+    grant_check(&Privileges::of_key(&before.key, account.as_ref()))?;
     if before.key.revoked_at.is_some() {
         let unchanged = Changed::edited(before.clone(), before);
         return Ok(transaction.commit(gate, unchanged, false).await?);
@@ -183,7 +185,7 @@ pub async fn revoke_many(
     let accounts = accounts_of(&mut transaction, &before).await?;
     let account_of = |key: &Key| accounts.get(&key.owner.account()?);
     for stored in &before {
-        grant_check(&Power::of_key(&stored.key, account_of(&stored.key)))?;
+        grant_check(&Privileges::of_key(&stored.key, account_of(&stored.key)))?;
     }
     if wanted.is_dry_run || before.is_empty() {
         return Ok(transaction.commit(gate, before, false).await?);
@@ -215,7 +217,7 @@ pub async fn delete(
     grant_check: &GrantCheck<'_>,
 ) -> Result<Committed<Key>, ChangeError> {
     let (before, account) = lock_key(&mut transaction, id, author).await?;
-    grant_check(&Power::of_key(&before.key, account.as_ref()))?;
+    grant_check(&Privileges::of_key(&before.key, account.as_ref()))?;
     transaction.execute("DELETE FROM api_keys WHERE id = $1", &values![id]).await?;
     let deleted = Changed::deleted(&before.key);
     let row = NewAuditRow::of(author, Action::KEY_DELETED, now).key(&deleted, account.as_ref());
@@ -355,9 +357,9 @@ async fn accounts_of(
     Ok(accounts.into_iter().map(|account| (account.id, account)).collect())
 }
 
-fn power_of_new<'k>(new: &'k NewKey, account: Option<&'k Account>) -> Power<'k> {
+fn privileges_of_new<'k>(new: &'k NewKey, account: Option<&'k Account>) -> Privileges<'k> {
     let request = &new.request;
-    Power {
+    Privileges {
         owner: &request.owner,
         key_id: None,
         key_name: Some(&request.name),

@@ -32,7 +32,7 @@ pub async fn record(
     if is_new {
         let too_many = transaction.number(sql.people.count, &[]).await? - i64::from(max_people);
         if too_many > 0 {
-            let gone: Vec<(i64,)> = transaction.rows(&sql.people.make_room, &values![too_many, id]).await?;
+            let gone: Vec<(i64,)> = transaction.rows(&sql.people.evict, &values![too_many, id]).await?;
             deleted = gone.into_iter().map(|(id,)| id).collect();
         }
     }

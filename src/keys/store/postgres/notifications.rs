@@ -35,7 +35,7 @@ pub struct Notifications {
     database: Arc<Database>,
     state: Mutex<State>,
     /// The log says that there are none.
-    is_told: AtomicBool,
+    is_logged: AtomicBool,
 }
 
 enum State {
@@ -47,7 +47,7 @@ enum State {
 
 impl Notifications {
     pub fn new(database: Arc<Database>) -> Self {
-        Self { database, state: Mutex::new(State::NotListening), is_told: AtomicBool::new(false) }
+        Self { database, state: Mutex::new(State::NotListening), is_logged: AtomicBool::new(false) }
     }
 
     /// Waits for the next notification.  An error means that some may have been lost.  Where there are none it waits
@@ -64,7 +64,7 @@ impl Notifications {
                         // Changes before this moment came without a notification.
                         return Ok(());
                     }
-                    if !self.is_told.swap(true, Ordering::Relaxed) {
+                    if !self.is_logged.swap(true, Ordering::Relaxed) {
                         tracing::info!(
                             "the key store passes no notifications on (a standby, or a pooler of transactions before \
                              it): changes are found by polling alone"

@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection};
 
 use super::super::{OpenFailure, StoreFailure};
-use super::file::{FileId, beside, check_readable};
+use super::file::{FileId, check_readable, sidecar_path};
 use super::origin;
 use crate::file_problem::Unwritable;
 use crate::folder::FolderProblem;
@@ -86,7 +86,7 @@ struct Unfinished(PathBuf);
 impl Drop for Unfinished {
     fn drop(&mut self) {
         for suffix in ["", "-journal"] {
-            let _ = std::fs::remove_file(beside(&self.0, suffix));
+            let _ = std::fs::remove_file(sidecar_path(&self.0, suffix));
         }
     }
 }
@@ -111,7 +111,7 @@ pub async fn back_up(store: &Path, to: &Path) -> Result<Backup, BackupError> {
     check_readable(store).map_err(|error| source(OpenFailure::File(error)))?;
     origin::check_wal(store, file).await.map_err(source)?;
 
-    let unfinished = Unfinished(beside(to, &format!(".unfinished-{}", std::process::id())));
+    let unfinished = Unfinished(sidecar_path(to, &format!(".unfinished-{}", std::process::id())));
     // SQLite writes into an empty file, and would make one that others can read.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished.0).map_err(write)?;
     let path = unfinished.0.to_str().ok_or_else(|| BackupError::NotUtf8(to.to_owned()))?;

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 
 use super::super::migrations::{self, SchemaChange, SchemaError};
 use super::super::{OpenError, OpenFailure, StoreError, StoreFailure, StoreUrl};
-use super::file::{FileId, HEADER_BYTES, beside, check_readable, is_whole};
+use super::file::{FileId, HEADER_BYTES, check_readable, is_whole, sidecar_path};
 use super::origin;
 use crate::folder::FolderProblem;
 
@@ -69,12 +69,12 @@ enum State {
     NotOpened,
     Open(Opened),
     /// No connection is open.
-    Shut(Shut),
+    Closed(Closed),
 }
 
 /// Why no connection is open.
 #[derive(Clone)]
-enum Shut {
+enum Closed {
     /// There is no file at the path.
     Removed,
     /// There is another one, which is not open yet.
@@ -83,12 +83,12 @@ enum Shut {
     Rejected(Arc<OpenError>),
 }
 
-impl From<Shut> for StoreFailure {
-    fn from(shut: Shut) -> Self {
-        match shut {
-            Shut::Removed => Self::FileRemoved,
-            Shut::Replaced => Self::FileReplaced,
-            Shut::Rejected(error) => Self::FileRejected(error),
+impl From<Closed> for StoreFailure {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Removed => Self::FileRemoved,
+            Closed::Replaced => Self::FileReplaced,
+            Closed::Rejected(error) => Self::FileRejected(error),
         }
     }
 }
@@ -113,7 +113,7 @@ struct Opened {
 impl Opened {
     /// This file, which is at this path, with what is beside it.
     fn at(path: &Path, file: FileId) -> Self {
-        let found = |suffix| FileId::of(&beside(path, suffix)).ok().flatten();
+        let found = |suffix| FileId::of(&sidecar_path(path, suffix)).ok().flatten();
         Self { file, wal: found("-wal"), shm: found("-shm") }
     }
 }
@@ -351,7 +351,7 @@ impl Connections {
         let opened = match &*lock(&self.state) {
             State::Open(opened) => opened.file,
             State::NotOpened => return Err(StoreFailure::NotReached.into()),
-            State::Shut(shut) => return Err(StoreFailure::from(shut.clone()).into()),
+            State::Closed(closed) => return Err(StoreFailure::from(closed.clone()).into()),
         };
         match FileId::of(&self.path).map_err(StoreFailure::Io)? {
             Some(found) if found == opened => Ok(()),
@@ -368,7 +368,7 @@ impl Connections {
     fn compare_and_note(&self) -> Result<(), StoreError> {
         let opened = match &*lock(&self.state) {
             State::Open(opened) => Some(opened.file),
-            State::NotOpened | State::Shut(_) => None,
+            State::NotOpened | State::Closed(_) => None,
         };
         let found = opened.map(|file| Opened::at(&self.path, file));
         self.compare()?;
@@ -385,10 +385,10 @@ impl Connections {
     /// Remembers why the new file cannot be opened; true where that is news.
     fn reject(&self, error: &Arc<OpenError>) -> bool {
         let before =
-            std::mem::replace(&mut *lock(&self.state), State::Shut(Shut::Rejected(Arc::clone(error))));
+            std::mem::replace(&mut *lock(&self.state), State::Closed(Closed::Rejected(Arc::clone(error))));
         match before {
-            State::Shut(Shut::Rejected(before)) => before.to_string() != error.to_string(),
-            State::Shut(Shut::Removed | Shut::Replaced) | State::Open(_) | State::NotOpened => true,
+            State::Closed(Closed::Rejected(before)) => before.to_string() != error.to_string(),
+            State::Closed(Closed::Removed | Closed::Replaced) | State::Open(_) | State::NotOpened => true,
         }
     }
 
@@ -402,13 +402,13 @@ impl Connections {
         let opened = match &*lock(&self.state) {
             State::NotOpened => return Ok(()),
             State::Open(opened) => Some(*opened),
-            State::Shut(_) => None,
+            State::Closed(_) => None,
         };
         if let Some(opened) = opened {
             let Err(error) = self.compare_and_note() else { return Ok(()) };
-            let shut = match error.0 {
-                StoreFailure::FileRemoved => Shut::Removed,
-                StoreFailure::FileReplaced => Shut::Replaced,
+            let closed = match error.0 {
+                StoreFailure::FileRemoved => Closed::Removed,
+                StoreFailure::FileReplaced => Closed::Replaced,
                 // Nobody knows whether it is there.
                 _ => return Err(error),
             };
@@ -416,10 +416,10 @@ impl Connections {
             tracing::error!(%path, reason, "the file of the key store was removed or replaced");
             let _exclusive = self.acquire_all().await?;
             self.retire(opened).await;
-            self.set(State::Shut(shut));
+            self.set(State::Closed(closed));
         }
         if FileId::of(&self.path).map_err(StoreFailure::Io)?.is_none() {
-            self.set(State::Shut(Shut::Removed));
+            self.set(State::Closed(Closed::Removed));
             return Err(StoreFailure::FileRemoved.into());
         }
         if self.is_read_only {
@@ -444,9 +444,9 @@ impl Connections {
 
     /// Waits until no connection is in use, and lets nobody have one until the permits are dropped.
     async fn acquire_all(&self) -> Result<[OwnedSemaphorePermit; 3], StoreError> {
-        let everybody =
+        let all =
             async { Ok([self.follower.all().await?, self.readers.all().await?, self.writer.all().await?]) };
-        timeout(OPEN_TIMEOUT, everybody).await.map_err(|_| StoreFailure::Timeout(OPEN_TIMEOUT))?
+        timeout(OPEN_TIMEOUT, all).await.map_err(|_| StoreFailure::Timeout(OPEN_TIMEOUT))?
     }
 
     fn take_idle(&self) -> Vec<SqliteConnection> {
@@ -474,7 +474,7 @@ impl Connections {
                 }
                 None => Err("no connection to it is left".to_owned()),
             };
-            if let Err(error) = self.remove_what_is_beside(opened, is_empty) {
+            if let Err(error) = self.remove_sidecar_files(opened, is_empty) {
                 let path = self.path.display();
                 tracing::error!(%path, %error, "the -wal and -shm files of the old key store cannot be removed");
             }
@@ -486,12 +486,12 @@ impl Connections {
 
     /// Removes the `-wal` and `-shm` of a file that was at the path, unless they are already another file's.  A `-wal`
     /// that holds what the file does not is kept under another name.
-    fn remove_what_is_beside(&self, opened: Opened, wal_is_empty: Result<(), String>) -> io::Result<()> {
-        let (wal, shm) = (beside(&self.path, "-wal"), beside(&self.path, "-shm"));
+    fn remove_sidecar_files(&self, opened: Opened, wal_is_empty: Result<(), String>) -> io::Result<()> {
+        let (wal, shm) = (sidecar_path(&self.path, "-wal"), sidecar_path(&self.path, "-shm"));
         if opened.wal.is_some() && FileId::of(&wal)? == opened.wal {
             match wal_is_empty {
                 Err(reason) if std::fs::metadata(&wal)?.len() > 0 => {
-                    let kept = beside(&self.path, "-wal.of-former-file");
+                    let kept = sidecar_path(&self.path, "-wal.of-former-file");
                     let kept_as = kept.display();
                     tracing::error!(
                         reason,
@@ -580,7 +580,7 @@ impl Connections {
         let _exclusive = self.acquire_all().await;
         let opened = match &*lock(&self.state) {
             State::Open(opened) => Some(*opened),
-            State::NotOpened | State::Shut(_) => None,
+            State::NotOpened | State::Closed(_) => None,
         };
         match (opened, self.compare()) {
             (Some(opened), Err(StoreError(StoreFailure::FileRemoved | StoreFailure::FileReplaced))) => {
@@ -695,7 +695,7 @@ mod tests {
             });
             let noted = match &*lock(&connections.state) {
                 State::Open(opened) => opened.wal,
-                State::NotOpened | State::Shut(_) => None,
+                State::NotOpened | State::Closed(_) => None,
             };
             assert_eq!(noted, wal);
         }

@@ -62,7 +62,7 @@ pub fn check_readable(path: &Path) -> io::Result<()> {
 }
 
 /// The path of a file that SQLite keeps beside its own, such as `-wal`.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub fn sidecar_path(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
@@ -115,6 +115,6 @@ mod tests {
         assert_ne!(FileId::of(&path("b")).unwrap(), id);
         std::fs::rename(path("a"), path("c")).unwrap();
         assert_eq!(FileId::of(&path("c")).unwrap(), id);
-        assert_eq!(beside(&path("c"), "-wal"), path("c-wal"));
+        assert_eq!(sidecar_path(&path("c"), "-wal"), path("c-wal"));
     }
 }

@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 
 use super::super::{OpenFailure, StoreFailure};
-use super::file::{FileId, beside};
+use super::file::{FileId, sidecar_path};
 
 /// What a file says about which file it is.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ enum Origin {
 ///
 /// Not while this process has the file open: it says what the file alone holds.
 pub async fn check_wal(path: &Path, file: FileId) -> Result<(), OpenFailure> {
-    let wal = beside(path, "-wal");
+    let wal = sidecar_path(path, "-wal");
     let is_empty = std::fs::metadata(&wal).map_or(true, |metadata| metadata.len() == 0);
     let expected = Origin::At(file.to_string());
     if is_empty {

@@ -57,14 +57,14 @@ pub(super) fn read_roles(
 
 /// Limits that no claim tells.
 fn check_limits(kind: Kind, settings: &Settings<'_>, endpoints: &Endpoints) -> Result<(), Reason> {
-    let untold = |key: &str| {
+    let not_in_claims = |key: &str| {
         format!(
             "{key}: Grafana asks the provider's API for this, but only claims are read here, so nobody would be \
              excluded"
         )
     };
     if !settings.list("team_ids")?.is_empty() {
-        return Err(untold("team_ids"));
+        return Err(not_in_claims("team_ids"));
     }
     let organizations = settings.list("allowed_organizations")?;
     let is_tenant = |organization: &String| match endpoints {
@@ -73,7 +73,7 @@ fn check_limits(kind: Kind, settings: &Settings<'_>, endpoints: &Endpoints) -> R
         }
         Endpoints::OAuth2 { .. } => false,
     };
-    if organizations.iter().all(is_tenant) { Ok(()) } else { Err(untold("allowed_organizations")) }
+    if organizations.iter().all(is_tenant) { Ok(()) } else { Err(not_in_claims("allowed_organizations")) }
 }
 
 /// The claim of which everybody must have one of these values.
@@ -150,9 +150,9 @@ fn read_role_path(
     };
     // The APIs of GitHub and Google say of groups what no claim says.
     let has_groups = !matches!(kind, Kind::GitHub | Kind::Google);
-    let is_told = |entry: &RoleEntry| has_groups || entry.claim.split('.').next() != Some("groups");
+    let is_claim = |entry: &RoleEntry| has_groups || entry.claim.split('.').next() != Some("groups");
     let parsed = role_path::parse(&path).filter(|_| !VARIABLE.is_match(&path));
-    let Some(parsed) = parsed.filter(|parsed| parsed.entries.iter().all(is_told)) else {
+    let Some(parsed) = parsed.filter(|parsed| parsed.entries.iter().all(is_claim)) else {
         let why = "role_attribute_path: roles by it are left out: of JMESPath, claims that hold or equal a text have a \
                    counterpart, each with a role: contains(groups[*], 'admins') && 'Admin' || 'Viewer'";
         return without_roles(why, Some(&path), fallback, notes);
