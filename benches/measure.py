@@ -214,6 +214,7 @@ class Bench:
         prefix = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
         prefix += [f"--callgrind-out-file={out}", f"--log-file={self.folder / 'callgrind.log'}"]
         with self.running(case.server, prefix) as (process, port):
+            wait_until_idle(process.pid)
             control_callgrind(process.pid, "--instr=on")
             counts = []
             for number, requests in enumerate((few, many), start=1):
@@ -224,6 +225,18 @@ class Bench:
         per_check = (counts[1] - counts[0]) / (many - few)
         progress(f"callgrind: {case.name}: {per_check:.0f} instructions")
         return per_check
+
+
+def wait_until_idle(pid):
+    """Waits for what a server does once after its start, such as looking through a million keys for old ones."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        before = sum(cpu_seconds(pid))
+        time.sleep(2)
+        if sum(cpu_seconds(pid)) - before < 0.2:
+            return
+        if time.monotonic() > deadline:
+            raise Failed("the server does not come to rest")
 
 
 def control_callgrind(pid, *options):
