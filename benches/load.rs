@@ -225,7 +225,7 @@ impl Sorted {
     }
 }
 
-/// Resolve when standard input says something, and when it ends, as it does when whoever started this ends.
+/// Resolve when standard input has data or ends, which it does when the parent process ends.
 fn input() -> (oneshot::Receiver<()>, oneshot::Receiver<()>) {
     let (begin, begun) = oneshot::channel();
     let (end, ended) = oneshot::channel();

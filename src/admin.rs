@@ -368,7 +368,7 @@ async fn read_body(body: Body, most: usize, expects_continue: bool) -> Result<By
     let mut bytes = Vec::new();
     let mut received = 0;
     while let Some(chunk) = stream.next().await {
-        // The connection broke, so nobody reads the response.
+        // The connection broke, so the response is not read.
         let chunk = chunk.map_err(|_| ApiError::Malformed)?;
         received += chunk.len();
         if received <= most {

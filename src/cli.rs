@@ -330,7 +330,8 @@ impl ConfigFile {
     }
 }
 
-/// Prints a token that is told this once to standard output: where nobody reads it, it is lost, and `lost` says so.
+/// Prints a token, which is shown only once, to standard output.  If that fails the token is lost, and `lost` reports
+/// it.
 fn print_token(text: &str, lost: impl FnOnce() -> String) -> Result<(), CliError> {
     let written = std::io::stdout().write_all(text.as_bytes());
     written.map_err(|source| CliError::TokenLost { lost: lost(), source })

@@ -566,7 +566,7 @@ fn read_sections<'t>(
                 let members: Vec<&str> = settings.members.iter().map(|(member, _)| &**member).collect();
                 admin.can_be_entered_with(&members, settings.roles.iter().map(|entry| entry.role))
             }
-            // A section that is not valid may admit somebody.
+            // A section that is not valid may admit a user.
             Some(LdapSection { settings: None, .. }) => true,
             None => false,
         };
@@ -587,7 +587,7 @@ fn read_sections<'t>(
         }
     }
 
-    // An unknown section may be a misspelt one that admits somebody.
+    // An unknown section may be a misspelt one that admits callers.
     let admits_anyone = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();
     if has_no_callers && has_only_sections(root) && !policy_sections.policies.iter().any(admits_anyone) {
         reader.error(&root.at, NO_REQUEST_ADMITTED);

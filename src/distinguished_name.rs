@@ -71,8 +71,8 @@ impl DistinguishedName {
 impl FromStr for DistinguishedName {
     type Err = DistinguishedNameError;
 
-    /// Parses the text of a name (RFC 4514, section 3).  Blanks beside `,`, `+` and `=` are allowed as in RFC 2253,
-    /// because people write them.  The name of the root, an empty text, is nobody's and an error.
+    /// Parses the text of a name (RFC 4514, section 3).  Blanks next to `,`, `+` and `=` are allowed as in RFC 2253,
+    /// because people write them.  The name of the root, an empty text, is an error.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parser = Parser { text, position: 0 };
         parser.skip_blanks();
@@ -268,7 +268,8 @@ impl<'t> Parser<'t> {
     }
 }
 
-/// The text in BER: its tag, a length, its bytes.  `None` where it is no text that everybody reads alike.
+/// The text in BER: its tag, a length, its bytes.  `None` if it is not a text that every implementation reads in the
+/// same way.
 fn text_of_ber(bytes: &[u8]) -> Option<&str> {
     /// OCTET STRING, UTF8String, NumericString, PrintableString, IA5String, VisibleString.
     const TEXTS: [u8; 6] = [4, 12, 18, 19, 22, 26];

@@ -77,7 +77,8 @@ mod tests {
             FolderProblem::of_file(&path("file/a/new")),
             Some(FolderProblem::NotAFolder(path("file/a")))
         );
-        // Where nobody may write: root may all the same, unless it is in a container that took this away.
+        // Without write permission for anyone: root may still write, unless it is in a container without that
+        // capability.
         std::fs::create_dir(path("closed")).unwrap();
         std::fs::set_permissions(path("closed"), std::fs::Permissions::from_mode(0o555)).unwrap();
         let may_write = std::fs::write(path("closed/probe"), "").is_ok();

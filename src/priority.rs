@@ -12,7 +12,7 @@ const ROWS_BEFORE_YIELD: usize = 128;
 
 /// Lowers the priority of this thread and of the threads that it starts.
 pub fn lower() {
-    // Some sandboxes allow nobody to set priorities.  The thread then costs Checks more time.
+    // Some sandboxes do not allow setting priorities.  The thread then costs Checks more time.
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "a background thread has the priority of those that answer Checks");
     }

@@ -2,13 +2,13 @@
 //!
 //! A browser is sent to the provider ([`Providers::authorization_url`]) and comes back with a code, which
 //! [`Providers::redeem`] exchanges for what the provider says of the person: their **claims**.  By OpenID Connect these
-//! are the ID token's, beside userinfo's where the provider has it; by plain OAuth 2 they are the answer of `api_url`.
-//! Cookies, `state` and pages are the caller's, and what claims mean is decided elsewhere, too.
+//! are those of the ID token, merged with userinfo where the provider has it; by plain OAuth 2 they are the answer of
+//! `api_url`.  Cookies, `state` and pages are the caller's, and what claims mean is decided elsewhere, too.
 //!
 //! Limits:
 //! - A request has `timeout`, with the time that it waits while four others to the same provider are on their way.
 //! - An answer has at most 1 MiB, an ID token 64 KiB, a set of keys a hundred.
-//! - A provider's document and its keys are kept for an hour.  Afterwards nobody logs in until the provider has answered
+//! - A provider's document and its keys are kept for an hour.  Afterwards log-in waits until the provider has answered
 //!   again.  Keys are renewed before that for an ID token that none of them signed, at most once a minute.
 //!
 //! What never happens:
@@ -59,7 +59,7 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How often keys are renewed at most because an ID token was signed by none of them.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Claims that are about the token, and no use to anybody afterwards.  Two of them are digests of secrets.
+/// Claims about the token that have no further use.  Two of them are digests of secrets.
 const CLAIMS_OF_THE_TOKEN: [&str; 9] = [
     "nonce",
     "at_hash",
@@ -212,7 +212,7 @@ impl Providers {
     /// answered, in words.  Nothing is kept, and nothing is taken from what was kept.
     ///
     /// # Errors
-    /// Nobody could log in.
+    /// Log-in would not work.
     pub async fn probe(&self, settings: &Arc<ProviderSettings>) -> Result<String, ProviderError> {
         let provider = Arc::new(Provider::new(settings));
         let document = self.document(&provider, settings).await?;
@@ -353,7 +353,7 @@ impl Provider {
         read.map_err(|problem| ProviderError::Document { url: url.to_string(), problem })
     }
 
-    /// The JSON object that is there for everybody.
+    /// The public JSON object.
     async fn get(
         &self,
         settings: &ProviderSettings,

@@ -97,7 +97,7 @@ fn advice(address: &Listen, error: &io::Error) -> &'static str {
 }
 
 impl Listener {
-    /// Binds an address.  A Unix socket that nobody listens on any more is replaced.
+    /// Binds an address.  A stale Unix socket without a listener is replaced.
     ///
     /// # Errors
     /// [`BindError`] names the address and what is in the way.
@@ -171,7 +171,7 @@ impl Drop for Listener {
     }
 }
 
-/// Removes a socket that nobody listens on any more, and nothing else.
+/// Removes a stale socket without a listener, and nothing else.
 async fn remove_stale_socket(address: &Listen, path: &Path) -> Result<(), BindError> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(());

@@ -89,7 +89,7 @@ impl Drop for WatchHandle {
     }
 }
 
-/// Pending calls.  They are a set, so that calls which nobody waits for do not pile up.
+/// Pending calls.  They are a set, so that calls without a receiver do not pile up.
 #[derive(Debug, Default)]
 struct Calls {
     pending: Mutex<BTreeSet<Call>>,
@@ -153,7 +153,7 @@ impl Watch {
         (cause != Cause::Changed || files.have_changed()).then_some(cause)
     }
 
-    /// Waits until nobody writes to the files any more.  Gives back the most urgent cause up to then.
+    /// Waits until the files no longer change.  Returns the most urgent cause up to then.
     fn settle(&self, mut cause: Cause, files: &Files) -> Cause {
         let started = Instant::now();
         let mut stamps = files.stamps();

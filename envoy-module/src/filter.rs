@@ -72,7 +72,7 @@ pub struct Filter {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nobody has decided: it stays where it is.
+    /// There is no decision yet: the request waits.
     Undecided,
     /// It passes.
     Passed,
@@ -136,7 +136,7 @@ impl Filter {
         self.state.get() == State::Passed
     }
 
-    /// Nobody waits for the answer any more.
+    /// The request no longer waits for the answer.
     pub fn abandon(&self) {
         if self.state.get() == State::Undecided {
             self.state.set(State::Ended);

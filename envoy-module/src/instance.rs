@@ -66,7 +66,7 @@ pub struct Instance {
     _log: OpenLog,
 }
 
-/// What runs beside requests.
+/// The background work next to requests.
 struct Services {
     runtime: Runtime,
     reloads: WatchHandle,
@@ -276,7 +276,7 @@ async fn bind_in_the_end(address: &Listen) -> Listener {
 }
 
 impl Drop for Instance {
-    /// Ends what runs beside requests, on a thread of its own: the last request may end on a thread that must not wait.
+    /// Ends the background work, on a separate thread: the last request may end on a thread that must not wait.
     fn drop(&mut self) {
         let Some(services) = self.services.take() else {
             return;

@@ -429,7 +429,7 @@ fn check_edit(
     }
 }
 
-/// Checks that the name is nobody's in the configuration, as that of a key; an Admin may give that of a user.
+/// Checks that the configuration does not use the name, as for a key; an Admin may use the name of a user.
 fn check_name(name: &str, manager: &Manager, snapshot: &Snapshot) -> Result<(), ApiError> {
     let problem = match snapshot.name_owner(name) {
         None => return Ok(()),

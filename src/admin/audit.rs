@@ -113,7 +113,7 @@ impl ChangeAttempt {
         let _ = self.0.user.set(Arc::clone(user));
     }
 
-    /// Sets the provider at which somebody logs in.
+    /// Sets the provider of a log-in.
     pub(super) fn set_source(&self, provider: &ProviderName) {
         let _ = self.0.source.set(provider.clone());
     }

@@ -119,7 +119,7 @@ impl Manager {
         if rules.allow.admit(Some(Arc::clone(&caller.0))).is_ok() {
             return Ok(Self { caller, sees_only: None });
         }
-        // A key or a token is nobody who could own a key.
+        // A key or a token cannot own a key.
         let Some(person) = &caller.0.person else {
             return Err(DenyReason::NotAdmitted.into());
         };

@@ -111,7 +111,7 @@ pub enum ApiError {
     /// `Content-Type` is not that of a form.
     #[error("Content-Type must be application/x-www-form-urlencoded")]
     NotForm,
-    /// The caller asked about too many tokens that nobody knows.
+    /// The caller asked about too many unknown tokens.
     #[error("Too many unknown tokens: ask again in a second")]
     TooManyUnknown,
     /// The key store is only read (`keys.read_only`), so nothing can be changed.
@@ -318,7 +318,7 @@ pub enum InvalidKind {
     NotOfKey,
     /// A key, a replaced secret, a session or a configured token has this digest.
     KnownDigest,
-    /// `description` is too long, or has characters that nobody sees.
+    /// `description` is too long, or has invisible characters.
     Description,
     /// `owner` is none that a key can have here.
     Owner,

@@ -1,4 +1,4 @@
-//! Privilege escalation: nobody grants a key more than they have themselves.
+//! Privilege escalation: a caller cannot grant a key more than the caller has.
 //!
 //! Creating a key grants what the key can do; so do changing and enabling one, and rotating one, because the manager then
 //! holds its new secret.  The same holds for service accounts.  An Admin may grant everything.

@@ -1,8 +1,8 @@
 //! The host names of the listener.
 //!
-//! A site can make its own name resolve to this listener's address (DNS rebinding).  The browser then takes the API
-//! for the same origin as the site's page, and only `Host` shows the difference.  Hence only the listener's own names
-//! and IP addresses, which nobody can rebind, are accepted.
+//! A site can make its own name resolve to this listener's address (DNS rebinding).  The browser then takes the API for
+//! the same origin as the site's page, and only `Host` shows the difference.  Hence only the listener's own names and
+//! IP addresses, which cannot be rebound, are accepted.
 //!
 //! Log-in hosts are hosts of applications, whose scripts must reach neither the API nor the page: under them log-in and
 //! log-out alone are answered.
@@ -36,7 +36,7 @@ impl<S: Sync> FromRequestParts<S> for RequestHost {
     }
 }
 
-/// What every host name of the request stands for; `None` when one is nobody's, they differ, or there is none.
+/// The common meaning of every host name of the request; `None` when one is unknown, they differ, or there is none.
 pub(super) fn kind_of(parts: &Parts, rules: &AdminRules) -> Option<HostKind> {
     let sent = parts.headers.get_all(HOST).iter().map(axum::http::HeaderValue::as_bytes);
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());

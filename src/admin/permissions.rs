@@ -56,7 +56,7 @@ pub(super) struct Permissions {
     read_only: bool,
 }
 
-/// Which keys somebody manages.
+/// Which keys the caller manages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum ManagedKeys {
@@ -120,14 +120,14 @@ pub(super) struct CallerBody {
 
 /// Who the caller is, and what they may do here
 ///
-/// Also for a key that is restricted to policies, and for somebody who manages no keys.
+/// Also for a key that is restricted to policies, and for a caller who manages no keys.
 #[utoipa::path(
     get,
     path = "/api/auth/actor",
     operation_id = "getActor",
     tag = "session",
     responses(
-        (status = OK, description = "The caller's own actor, and beside its members `permissions`", body = CallerBody),
+        (status = OK, description = "The caller's own actor, and in addition to its members `permissions`", body = CallerBody),
         CallerErrors,
     ),
 )]

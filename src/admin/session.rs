@@ -261,7 +261,8 @@ impl Admin {
         let row = attempt.session_row(Action::LOGGED_IN, &person.id, self.clock.now());
         let row = NewAuditRow { by: Some(actor_id(principal)), ..row };
         let opened = with_store_timeout(self.keys.open_sessions(&new, &[row])).await??;
-        // A reload meanwhile wrote down what the new rules say of everybody, and then this log-in what the former ones do.
+        // A reload meanwhile wrote the records under the new rules, and then this log-in wrote one under the former
+        // rules.
         let mut version = snapshot.version;
         loop {
             let current = self.authorizer.snapshot();
@@ -278,7 +279,7 @@ impl Admin {
         Ok(AppendHeaders(cookies.collect::<Result<_, _>>()?))
     }
 
-    /// Closes the sessions whose cookies a log-in replaces in the browser: nobody could log out of them.
+    /// Closes the sessions with cookies that a log-in replaces in the browser: they could no longer be logged out.
     async fn close_replaced(&self, headers: &Headers<'_>, scopes: &[SessionScope]) {
         for scope in scopes {
             for cookie in session_cookies(headers, self.session_cookie(*scope)) {
@@ -290,7 +291,7 @@ impl Admin {
         }
     }
 
-    /// Where a browser goes on to when somebody of this source logs out.
+    /// The address to which a browser goes when a person of this source logs out.
     fn log_out_url(&self, source: &PersonSource) -> Option<String> {
         let PersonSource::Provider(name) = source else {
             return None;

@@ -7,7 +7,7 @@ use super::{Headers, Http, trim_blanks};
 pub enum FetchMode {
     /// `navigate`: the answer becomes a page.
     Navigate,
-    /// Any other word, none, or several: a script or a part of a page wants the answer, and nobody sees it.
+    /// Any other word, none, or several: the answer goes to a script or a part of a page, and is not displayed.
     Other,
     /// There is no such header: it is no browser, or one from before 2023.
     Unsaid,

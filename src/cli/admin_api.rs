@@ -52,8 +52,8 @@ const SERVER_HEADING: &str = "Server";
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArgs {
     /// The URL of the admin listener [default: $ENVOY_AUTH_TOKENS_ADMIN_URL, or http://127.0.0.1:9192]
-    // Not parsed by clap: its errors show the value, and somebody may have put a password into it.  The variable is not
-    // clap's either: it would show --url as required in every usage line.
+    // Not parsed by clap: its errors show the value, which may contain a password.  The variable is not clap's either:
+    // it would show --url as required in every usage line.
     #[arg(long, help_heading = SERVER_HEADING)]
     url: Option<String>,
     /// A PEM file with the CAs to trust for an https URL [default: the CAs of the system]

@@ -68,7 +68,7 @@ pub enum EnvoyError {
         "the path of `ext_authz.listen` is not UTF-8, which Envoy's configuration requires: choose another path"
     )]
     SocketPath,
-    /// The module asks nobody.
+    /// The module asks no server.
     #[error(
         "--part cluster cannot be used with --inside: the module decides in Envoy's own process and needs no cluster"
     )]

@@ -12,7 +12,7 @@ pub(super) fn role_parser() -> PossibleValuesParser {
     PossibleValuesParser::new(ROLES)
 }
 
-/// Members of what is created, beside its name and role.
+/// Further arguments of a creation, in addition to name and role.
 #[derive(Debug, Args)]
 pub(super) struct GrantArgs {
     /// The purpose, at most 500 characters

@@ -56,7 +56,7 @@ impl InitArgs {
         let digest = PlainToken::new(token.expose().as_bytes())?.digest().to_hex();
         write_new(&config, &config_text(&config, &digest))?;
         if let Err(error) = self.write_envoy(&config, &envoy) {
-            // Without the other half, and a token that nobody saw, it would only be in the way.
+            // Without the other half, and with a token that was never shown, it would only be in the way.
             let _ = fs::remove_file(&config);
             return Err(error);
         }

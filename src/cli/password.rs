@@ -15,7 +15,7 @@ pub(super) struct PasswordArgs {}
 impl PasswordArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let password = read_secret_or_ask("password", "Password: ")?;
-        // Nobody sees what is typed, and of its hash nobody sees that it was mistyped.
+        // The input is not shown, and its hash does not reveal a typo.
         if io::stdin().is_terminal() && read_secret_or_ask("password", "Once more: ")? != password {
             return Err(CliError::PasswordsDiffer);
         }

@@ -1,4 +1,4 @@
-//! Texts for people at a terminal, beside the results on standard output.
+//! Texts for people at a terminal, in addition to the results on standard output.
 
 use std::io::Write;
 

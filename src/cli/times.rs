@@ -41,7 +41,7 @@ pub(super) fn parse_seconds(text: &str) -> Result<i64, &'static str> {
 pub(super) fn parse_life(text: &str) -> Result<i64, &'static str> {
     let is_nothing = text.starts_with('0') && text[1..].trim_start_matches('0').chars().count() <= 1;
     match parse_seconds(text) {
-        Err(_) if is_nothing => Err("a key works for 1s or more; --no-expiry lets it work for ever"),
+        Err(_) if is_nothing => Err("a key works for 1s or more; --no-expiry makes one that never expires"),
         parsed => parsed,
     }
 }

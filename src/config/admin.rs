@@ -45,7 +45,7 @@ impl AdminSection<'_> {
         principal.any(|principal| self.rules.admits(principal))
     }
 
-    /// Whether somebody may do so to whom a directory or a provider gives these members, and one of these roles.
+    /// Whether a person with these members and one of these roles from a directory or a provider is admitted.
     pub fn can_be_entered_with(&self, given: &[&str], roles: impl Iterator<Item = Role>) -> bool {
         let roles: Vec<Role> = roles.collect();
         let mut blocks = [&self.rules.allow, &self.rules.self_service].into_iter().filter_map(Policy::allow);
@@ -98,7 +98,7 @@ pub struct AdminRules {
     pub allow: Policy,
     /// `admin.self_service`: which people may have keys of their own, by default none.  It never admits the anonymous.
     pub self_service: Policy,
-    /// `admin.introspect`: who may ask what a token is, by default nobody.  It never admits the anonymous.
+    /// `admin.introspect`: the callers of token introspection, by default none.  It never admits anonymous requests.
     pub introspect: Policy,
     /// `admin.public_url`: the URL of the page in browsers, if it differs from the listener's address.
     pub public_url: Option<PublicUrl>,

@@ -23,9 +23,10 @@ const FORBIDDEN_HEADERS: [&str; 9] = [
 /// The meaning of the location `session`.
 #[derive(Clone, Copy)]
 pub enum Sessions {
-    /// An error: sessions are stored beside keys, and there is no section `keys`.
+    /// An error: sessions are stored in the key store, and there is no section `keys`.
     NeedKeys,
-    /// Nobody can log in here, but servers with the same store may have opened sessions, in cookies of these names.
+    /// Log-in is not possible here, but servers with the same store may have opened sessions, in cookies of these
+    /// names.
     OpenedElsewhere(&'static [&'static str]),
     /// Cookies of these names.
     InCookies(&'static [&'static str]),

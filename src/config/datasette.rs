@@ -1,7 +1,7 @@
 //! A Datasette configuration: `{"plugins": {"datasette-auth-tokens": …}}`.
 //!
 //! Only the plugin's tokens are read.  Everything else is Datasette's and ignored, but for allow blocks: to ignore one
-//! would give access to everybody.
+//! would give access to everyone.
 
 use super::credentials::check_query;
 use super::raw::{Entry, Node, Text, Value};

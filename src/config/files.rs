@@ -119,7 +119,7 @@ impl fmt::Debug for Files {
 pub enum PipeHandling {
     /// They are read like files, for the shell's `<(…)`.
     Read,
-    /// They cannot be read: opening one may block for ever, since its writer has gone.
+    /// They cannot be read: opening one may block forever, since its writer has gone.
     Rejected,
 }
 

@@ -61,7 +61,7 @@ pub struct LdapSettings {
 
 /// Who asks the directory.
 pub enum Bind {
-    /// Nobody: searches are anonymous.
+    /// Anonymous searches.
     Anonymous,
     /// `bind_dn` without `%s`.
     Reader {
@@ -89,7 +89,7 @@ pub struct GroupSearch {
 
 /// An entry of `roles`.
 pub struct GroupRole {
-    /// The group; `None` is `"*"`: everybody.
+    /// The group; `None` is `"*"`: everyone.
     pub group: Option<DistinguishedName>,
     /// The role of its people.
     pub role: Role,
@@ -395,7 +395,7 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
     })
 }
 
-/// Warns of a `bind_dn` with `%s` that names entries in which nobody searches.
+/// Warns of a `bind_dn` with `%s` that names entries outside every search base.
 fn warn_of_bind_outside<'t>(reader: &mut Reader<'t>, node: &'t Node, template: &str, bases: &[Box<str>]) {
     let Ok(name) = template.parse::<DistinguishedName>() else {
         return;

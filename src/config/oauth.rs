@@ -80,7 +80,7 @@ pub struct ClaimPath(Box<str>);
 
 /// An entry of `roles`.
 pub struct ClaimRole {
-    /// `claim` and `value`; `None` is `claim: "*"`: everybody.
+    /// `claim` and `value`; `None` is `claim: "*"`: everyone.
     pub requirement: Option<(ClaimPath, Requirement)>,
     /// The role of its people.
     pub role: Role,
@@ -127,7 +127,8 @@ impl fmt::Display for ClaimPath {
 
 impl ProviderSettings {
     /// The position of the first entry of `roles` that these claims fit.  They compare as allow blocks do.  By OpenID
-    /// Connect an `email` fits only when the provider says that it has verified it: anybody may register with another's.
+    /// Connect an `email` fits only when the provider says that it has verified it: anyone may register with the
+    /// address of another person.
     pub fn fitting_role(&self, claims: &Map<String, Json>) -> Option<usize> {
         let fits = |(path, requirement): &(ClaimPath, Requirement)| {
             let is_trusted = match self.endpoints {
@@ -175,7 +176,7 @@ const EMAIL_SCOPE: &str = "email";
 const DEFAULT_MEMBERS: [(&str, &str); 4] =
     [("id", "sub"), ("name", "name"), ("email", "email"), ("groups", "groups")];
 
-/// Claims that providers give to another person when somebody leaves, or let people choose.
+/// Claims that providers give to another person when a person leaves, or that people can choose.
 const REUSED_CLAIMS: [&str; 4] = ["email", "preferred_username", "upn", "login"];
 
 /// Claims that every ID token has (OpenID Connect Core 1.0, section 2).
@@ -238,14 +239,14 @@ pub fn read<'t>(
 }
 
 impl ProviderSettings {
-    /// Whether somebody of this provider may log in at the admin listener.
+    /// Whether people of this provider may log in at the admin listener.
     pub fn may_enter(&self, admin: &AdminSection<'_>) -> bool {
         let members: Vec<&str> = self.members.iter().map(|(member, _)| &**member).collect();
         admin.can_be_entered_with(&members, self.roles.iter().map(|entry| entry.role))
     }
 }
 
-/// Checks the sections without which nobody logs in at a provider.
+/// Checks the sections that log-in at a provider needs.
 fn check_needs<'t>(reader: &mut Reader<'t>, entry: &'t Entry, beside: &OtherSections<'_, 't>) {
     if !beside.has_keys {
         reader.error(
@@ -591,8 +592,8 @@ fn warn_of_reused_id<'t>(reader: &mut Reader<'t>, node: &'t Node, path: &ClaimPa
     reader.warn(
         &node.at,
         format!(
-            "providers let people change this, and give it to another person when somebody leaves, who would then be that \
-             person here: {identity}, and this can be a member beside it"
+            "providers let people change this, and give it to another person when a person leaves, who would then be that \
+             person here: {identity}, and this can be a further member"
         ),
     );
 }
@@ -625,7 +626,7 @@ fn read_domains<'t>(
     {
         reader.warn(
             &node.at,
-            "`email` is not among `scopes`: most providers then tell no email, and nobody is of these domains",
+            "`email` is not among `scopes`: most providers then send no email, and no person can log in",
         );
     }
     let mut domains: Vec<Box<str>> = Vec::with_capacity(list.len());
@@ -658,7 +659,7 @@ fn read_domains<'t>(
 fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> Option<Box<[ClaimRole]>> {
     let words = RoleWords {
         example: "a list such as [{claim: groups, value: admins, role: Admin}]",
-        empty: "an empty list admits nobody of the provider; {claim: \"*\", role: Viewer} is for everyone",
+        empty: "an empty list admits no one of the provider; {claim: \"*\", role: Viewer} is for everyone",
         same: "the same claim",
     };
     let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &ClaimRole| {

@@ -19,7 +19,7 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads `roles`, a list of at least one entry, each by `read`; warns of entries that an earlier one hides, and lets
-/// `examine` warn of more.  `requirement` is what an entry asks of a person, `None` for everybody.
+/// `examine` warn of more.  `requirement` is the condition of an entry, `None` for everyone.
 pub fn read_roles<'t, T, R: PartialEq>(
     reader: &mut Reader<'t>,
     node: &'t Node,

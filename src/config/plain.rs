@@ -23,7 +23,7 @@ pub fn rejects_reference<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Tex
     is_reference
 }
 
-/// Warns of a text that examples use as a placeholder.  `own` are names beside it, such as the user's.
+/// Warns of a text that examples use as a placeholder.  `own` are names next to it, such as the user's.
 pub fn warn_of_placeholder<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text, own: &[&str]) {
     if text.reference().is_none() && is_placeholder(text.as_str(), own) {
         reader.warn(

@@ -39,7 +39,7 @@ struct Problem<'t> {
     message: String,
 }
 
-/// The message about a file that everybody can write.
+/// The message about a world-writable file.
 pub const WORLD_WRITABLE: &str = "every user of this machine can write this file and so decide who is admitted; \
     remove the permission (chmod \
     o-w)";
@@ -140,7 +140,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Warns of a file that everybody can write.
+    /// Warns of a world-writable file.
     pub fn warn_of_open_file(&mut self, at: &'t Location, path: &str) {
         if self.environment.is_world_writable(&self.folder.join(path)) {
             self.warn(at, WORLD_WRITABLE);

@@ -58,7 +58,7 @@ impl Restrictions {
             return Some(format!("it has lost {}", lost.join(", ")));
         }
         let is_prefix = later.text.is_prefix_of(&self.text);
-        is_prefix.then(|| "it is only the beginning of the file in force".to_owned())
+        is_prefix.then(|| "it is only the beginning of the current file".to_owned())
     }
 }
 
@@ -106,7 +106,7 @@ impl TextDigest {
     }
 }
 
-/// Half of a hash is enough: nobody gains anything from a collision.
+/// Half of a hash is enough: a collision gives no advantage.
 fn hash(bytes: &[u8]) -> u32 {
     let [.., a, b, c, d] = HASHES.hash_one(bytes).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
@@ -198,7 +198,7 @@ realm: internal
             (of(3, 2, 0, true, "c: 1\n"), Some("it has lost `users`")),
             (of(3, 2, 1, false, "c: 1\n"), Some("it has lost `default`")),
             (of(0, 0, 0, false, "a: 1\n"), Some("it has lost `routes`, `policies`, `users`, `default`")),
-            (of(3, 2, 1, true, "a: 1\n"), Some("it is only the beginning of the file in force")),
+            (of(3, 2, 1, true, "a: 1\n"), Some("it is only the beginning of the current file")),
         ] {
             assert_eq!(whole.lost_in(&later).as_deref(), expected, "{later:?}");
         }

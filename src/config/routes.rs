@@ -194,7 +194,7 @@ fn read_paths_of_route<'t>(
     Some([exact?, prefix?, regex?].into_iter().flatten().collect())
 }
 
-/// Warns of a `*` in a path: it stands for itself, which hardly anybody means.
+/// Warns of a `*` in a path: it stands for itself, which is rarely intended.
 fn warn_of_glob<'t>(reader: &mut Reader<'t>, node: &'t Node) {
     if matches!(&node.value, Value::Text(text) if text.as_str().contains('*')) {
         reader.warn(

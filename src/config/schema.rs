@@ -190,7 +190,7 @@ const DOCUMENT: &[KeySchema] = &[
     ),
 ];
 
-/// Our own sections that may stand beside `plugins`: none of them decides a Check.
+/// Our own sections that are allowed next to `plugins`: none of them decides a Check.
 pub const SECTIONS_BESIDE_PLUGINS: &[&str] = &["ext_authz", "probes", "admin", "keys"];
 
 const LISTEN: &str = "The address of the listener: an IP address with a port, unix:/path for a Unix socket (mode 0660), or \
@@ -215,7 +215,7 @@ pub const EXT_AUTHZ: Schema = Fields(&[
     ),
 ]);
 
-/// The value of `key` is not shown: instead of the path somebody may have written the key itself.
+/// The value of `key` is not shown: it may be the key itself instead of a path.
 pub const TLS: Schema = Fields(&[
     (
         "cert",

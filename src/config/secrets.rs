@@ -30,12 +30,12 @@ pub trait Environment {
     /// The file cannot be read.
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
 
-    /// What keeps this file from being created, as far as that can be known.
+    /// The problem that keeps this file from being created, as far as it can be known.
     fn folder_problem(&self, _file: &Path) -> Option<FolderProblem> {
         None
     }
 
-    /// Whether everybody on this machine can write the file.
+    /// Whether every user of this machine can write the file.
     fn is_world_writable(&self, _path: &Path) -> bool {
         false
     }

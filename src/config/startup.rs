@@ -8,7 +8,7 @@ use crate::keys::store::StoreUrl;
 pub struct NeedsRestart {
     /// The path of the key, such as `ext_authz.listen`.
     pub key: &'static str,
-    /// The value in force.  Neither text holds a user name or a password.
+    /// The current value.  Neither text holds a user name or a password.
     pub from: String,
     /// The value in the file; the same text where only a part differs that is not shown.
     pub to: String,

@@ -349,7 +349,7 @@ fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn Signi
 #[derive(Clone, Copy)]
 enum ShownPath {
     Shown,
-    /// That of a private key: somebody may have written the key itself there.
+    /// The path of a private key.  The value may be the key itself by mistake.
     Masked,
 }
 

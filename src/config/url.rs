@@ -133,8 +133,8 @@ pub fn is_ipv4(host: &str) -> bool {
         || host.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether a host is this machine, so that nobody between here and there can read what is sent in plain text: an address
-/// in 127.0.0.0/8, `::1` (also in brackets), or exactly `localhost`.
+/// Whether a host is this machine, so that no one on the network can read plain text: an address in 127.0.0.0/8, `::1`
+/// (also in brackets), or exactly `localhost`.
 pub fn is_loopback(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost")

@@ -41,7 +41,7 @@ struct Names {
 }
 
 /// Reads the section.  `is_tried` says whether strangers can try the password of this admin, `has_directory` whether
-/// there are people beside these.
+/// there are other people as well.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Node>,

@@ -1,6 +1,6 @@
 //! The gRPC service `envoy.service.auth.v3.Authorization`: receives a message within limits, and answers it.
 //!
-//! [`CheckService`] is a tonic service: it can be mounted in a `tonic::transport::Server` or in `Routes`, beside other
+//! [`CheckService`] is a tonic service: it can be mounted in a `tonic::transport::Server` or in `Routes`, next to other
 //! services.  Our own [`listener`](super::listener) calls it without tonic's router.
 //!
 //! The messages do not pass through tonic's codec.  That codec copies each message into a buffer of 8 KiB, boxes the

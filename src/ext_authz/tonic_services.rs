@@ -74,7 +74,7 @@ impl TonicServices {
         let body = http_body_util::BodyExt::boxed(PrependedBody::new(first, body));
         let response = self.routes.clone().oneshot(Request::from_parts(head, body)).await;
         let mut response = response.unwrap_or_else(|never| match never {});
-        // What tonic answers a malformed call with, beside a status 200.
+        // tonic's answers to a malformed call, in addition to status 200.
         let code = response.headers().get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
         if matches!(code, Some(Code::OutOfRange | Code::Unimplemented | Code::Internal)) {
             *response.status_mut() = StatusCode::BAD_REQUEST;

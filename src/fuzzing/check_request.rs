@@ -52,7 +52,7 @@ credentials: [bearer, {header: x-api-key}, {cookie: tok}]
 const REDIRECTS: &str = "redirecting";
 const ONLY_TOKEN: &[u8] = b"good-token-alice-1";
 
-/// Everybody passes who shows no bad credential, in every spelling.
+/// Every request without a bad credential passes, in every spelling.
 const OPEN: &str = r#"
 tokens: [{token: good-token-alice-1, actor: {id: alice}}]
 credentials: [{cookie: tok}, {query: _auth_token}, {query: t}, {header: x-api-key}, bearer]
@@ -272,7 +272,7 @@ fn check_redirect(http: &Http<'_>, denied: &wire::DeniedHttpResponse) {
     };
     assert_eq!(name, "return_to");
     assert!(return_to.len() <= MAX_RETURN_TO && return_to.is_ascii());
-    // A name that is none in the DNS is no URL's; nobody can come from there.
+    // A name that is not valid in the DNS is not in a URL; no browser can come from there.
     let Ok(back) = Url::parse(return_to) else { return };
     let host = back.host_str().expect("a host");
     if page_host == LOG_IN_HOST {

@@ -95,7 +95,7 @@ struct Window {
 
 /// How far a reading of everything has come.
 enum Reading {
-    /// To the service account of this id.  They come first: a key without its account authenticates nobody.
+    /// To the service account of this id.  They come first: a key without its account does not authenticate.
     Accounts(i64),
     /// To the key of this id.
     Keys(i64),

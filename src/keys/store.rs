@@ -1,14 +1,14 @@
 //! The stores of keys, sessions, people and service accounts: one trait, whose operations are written once
 //! ([`operations`]) for SQLite and PostgreSQL.
 //!
-//! The database itself numbers every change to keys, sessions, people and service accounts.  In the transaction that makes the change,
-//! triggers raise the number in one locked row, append to a change log (deletions too) and, in PostgreSQL, NOTIFY.
-//! So a change made with psql counts, and no change is skipped because transactions commit out of order.
-//! An update of a key's `last_used_at`, `uses` or `description` alone is no change, nor is one of a person's `seen_at`.  That of a session's
-//! `last_used_at` is one, because use keeps a session alive.
-//! The audit, the secrets of a store and the states of attempts to log in are not in the log: nobody holds them in memory but for a
-//! minute ([`super::attempts`]).
-//! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::store::source`]).
+//! The database itself numbers every change to keys, sessions, people and service accounts.  In the transaction that
+//! makes the change, triggers raise the number in one locked row, append to a change log (deletions too) and, in
+//! PostgreSQL, NOTIFY.  So a change made with psql counts, and no change is skipped because transactions commit out of
+//! order.  An update of only a key's `last_used_at`, `uses` or `description`, or of a person's `seen_at`, is not a
+//! change.  An update of a session's `last_used_at` is a change, because use keeps a session alive.  The audit, the
+//! secrets of a store and the states of log-in attempts are not in the log: processes do not keep them in memory for
+//! longer than a minute ([`super::attempts`]).  Each revision has a random mark, which reveals a rewritten history
+//! ([`super::store::source`]).
 
 mod error;
 pub mod history;
@@ -154,10 +154,10 @@ pub struct RecordedPerson {
 
 /// The order in which changes and readings reach the index.
 ///
-/// The writer of a change holds it from before the COMMIT until the index shows the change; a reader holds it
-/// from before the reading until the index shows what was read.  So the index never goes back in time.  A store takes
-/// it when it holds every row that it changes and waits for the lock of all changes at most: no open transaction of
-/// somebody else holds up the follower.
+/// The writer of a change holds it from before the COMMIT until the index shows the change; a reader holds it from
+/// before the reading until the index shows what was read.  So the index never goes back in time.  A store takes it
+/// when it holds every row that it changes and at most waits for the lock of all changes, so that open transactions of
+/// other clients do not delay the follower.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<Mutex<()>>);
 
@@ -208,9 +208,9 @@ pub trait Upkeep: Send + Sync {
     /// transaction holds are left for the next call.
     async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError>;
 
-    /// Lets at most `limit` live keys expire at `now` that were last used at `used_until` or before; of one that was
-    /// never used its import counts, or else its creation.  Each has a row in the audit.  Returns them as they are then.
-    /// Of several callers at once each gets others.
+    /// Expires at most `limit` live keys at `now` that were last used at `used_until` or before.  For a key that was
+    /// never used, its import or else its creation is used.  Each key has a row in the audit.  Returns the expired
+    /// keys.  Concurrent callers get different keys.
     async fn expire_idle(
         &self,
         now: Timestamp,
@@ -226,12 +226,11 @@ pub trait Upkeep: Send + Sync {
     /// another transaction holds are left for the next call.
     async fn forget_states(&self, used_until: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
-    /// Deletes at most `limit` of the oldest rows of the audit that are not kept any more
-    /// ([`audit`](crate::keys::audit)).
+    /// Deletes at most `limit` of the oldest rows of the audit beyond its limits ([`audit`](crate::keys::audit)).
     async fn forget_audit(&self, limit: u32) -> Result<ForgottenRows, StoreError>;
 
-    /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
-    /// seconds, however many processes call it.
+    /// Writes a time stamp, so that copies of the store can report their age.  At most once in a few seconds, however
+    /// many processes call it.
     async fn stamp(&self) -> Result<(), StoreError>;
 }
 
@@ -294,7 +293,8 @@ pub trait Store: Send + Sync {
         grant_check: &GrantCheck<'_>,
     ) -> Result<Committed<Changed<StoredKey>>, ChangeError>;
 
-    /// Revokes the keys that are wanted: all of them, or none.  Gives them as they are then; in a dry run, as they are.
+    /// Revokes the keys that match: all of them, or none.  Returns the revoked keys, or in a dry run the unchanged
+    /// keys.
     async fn revoke_many(
         &self,
         gate: &Gate,
@@ -304,7 +304,7 @@ pub trait Store: Send + Sync {
         grant_check: &GrantCheck<'_>,
     ) -> Result<Committed<Vec<StoredKey>>, ChangeError>;
 
-    /// Deletes a key, and gives it as it was.
+    /// Deletes a key, and returns the deleted key.
     async fn delete(
         &self,
         gate: &Gate,
@@ -356,7 +356,7 @@ pub trait Store: Send + Sync {
         grant_check: &GrantCheck<'_>,
     ) -> Result<Committed<Changed<Account>>, ChangeError>;
 
-    /// Deletes a service account and its keys.  Gives it as it was, and the ids of the keys.
+    /// Deletes a service account and its keys.  Returns the deleted account, and the ids of the keys.
     async fn delete_account(
         &self,
         gate: &Gate,
@@ -426,8 +426,8 @@ pub trait Store: Send + Sync {
         audit: Option<NewAuditRow>,
     ) -> Result<Committed<EndedSessions>, StoreError>;
 
-    /// Writes what a person's source said of them, and when, into a session and the others of its log-in, unless what it
-    /// said later is there already.  Returns those that it changed, as they are then.
+    /// Writes the claims of a person, and their time, into a session and the others of its log-in, unless newer claims
+    /// are there.  Returns the changed sessions.
     async fn update_claims(
         &self,
         gate: &Gate,
@@ -475,7 +475,8 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<Zeroizing<[u8; SECRET_BYTES]>, StoreError>;
 
-    /// Notes that a state was used at this instant; false when it had been.  Of several callers at once one gets true.
+    /// Records that a state was used at this instant; false if it was used before.  Of several concurrent callers one
+    /// gets true.
     async fn use_state(&self, state: &TokenDigest, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Makes further connections by this URL, which leads to the same database ([`StoreUrl::is_same_database`]) and may
@@ -487,10 +488,10 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
-    /// Accepts the store's history as it is: every process learns of it at its next look.
+    /// Accepts the store's current history: every process sees this at its next reading.
     async fn accept_history(&self, gate: &Gate, audit: &[NewAuditRow]) -> Result<Committed<()>, StoreError>;
 
-    /// Closes every connection as soon as it is idle.  From then on every method fails.
-    /// Afterwards no `-wal` is beside a SQLite file, unless another process has it open.
+    /// Closes every connection as soon as it is idle.  From then on every method fails.  Afterwards there is no `-wal`
+    /// next to a SQLite file, unless another process has it open.
     async fn close(&self);
 }

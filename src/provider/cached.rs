@@ -1,4 +1,4 @@
-//! A value that is fetched when it is needed, and kept for a while.
+//! A value that is fetched when it is needed, and cached for a while.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ pub(super) struct Cached<T>(Mutex<State<T>>);
 struct State<T> {
     /// With the time at which the request began.
     value: Option<(Duration, Arc<T>)>,
-    /// It ends when nobody waits for it any more.
+    /// It ends when no caller waits for it.
     in_flight: Option<WeakShared<Fetch<T>>>,
 }
 
@@ -70,7 +70,7 @@ impl<T: Send + Sync + 'static> Cached<T> {
             return Ok(Arc::clone(value));
         }
         let in_flight = state.in_flight.as_ref().and_then(WeakShared::upgrade);
-        // One that has failed is over, although somebody may still be about to hear of it.
+        // A failed request is over, although a caller may still be about to receive its result.
         if let Some(in_flight) = in_flight.filter(|shared| shared.peek().is_none()) {
             return Err(in_flight);
         }

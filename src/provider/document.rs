@@ -14,7 +14,7 @@ pub(super) struct Document {
     pub(super) people: People,
 }
 
-/// What tells who somebody is.
+/// How people are identified.
 pub(super) enum People {
     /// OpenID Connect: an ID token, and userinfo where there is any.
     IdToken {

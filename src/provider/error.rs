@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::{CertificateError, Error as TlsError};
 
-/// A provider could not be asked, or what it says of somebody does not count.
+/// A provider could not be asked, or its answer about a person is not valid.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProviderError {
     /// A request got no answer that could be used.
@@ -58,7 +58,7 @@ pub enum ProviderError {
     /// The ID token proves nothing.
     #[error("the ID token {0}")]
     IdToken(IdTokenProblem),
-    /// userinfo speaks of somebody else than the ID token, or does not say of whom.
+    /// userinfo is about another person than the ID token, or does not name the person.
     #[error("{url} {what}", what = other_subject(is_absent))]
     OtherSubject {
         /// The userinfo endpoint.
@@ -304,7 +304,7 @@ pub enum IdTokenProblem {
     /// Not three parts, or one of them is not what it should be.
     #[error("is not a signed JSON Web Token")]
     NotAToken,
-    /// Five parts: nobody gave us a key for it.
+    /// Five parts: the token is encrypted, and there is no key for it.
     #[error("is encrypted: configure the provider to sign it only")]
     Encrypted,
     /// The header has `crit`.

@@ -19,7 +19,7 @@ const LEEWAY: f64 = 60.0;
 /// The longest name of an algorithm that is shown.
 const MAX_ALGORITHM_NAME: usize = 20;
 
-/// A token whose signature nobody has looked at.
+/// A token with an unverified signature.
 pub(super) struct Unverified<'t> {
     algorithm: Algorithm,
     key_id: Option<String>,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::OnceLock;
 
 /// Holds one value that depends on the snapshot alone, such as answers that a front end encodes ahead.  The snapshot
-/// knows nothing of its type.  The value lives as long as the snapshot, so that nobody compares versions.
+/// knows nothing of its type.  The value lives as long as the snapshot, so that versions do not have to be compared.
 #[derive(Default)]
 pub struct Slot(OnceLock<Box<dyn Any + Send + Sync>>);
 

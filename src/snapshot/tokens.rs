@@ -36,7 +36,7 @@ impl Tokens {
         self.by_digest.is_empty()
     }
 
-    /// Lets a token stand for somebody who is known already.
+    /// Adds a token for an existing principal.
     pub fn add(&mut self, digest: TokenDigest, principal: Arc<Principal>) {
         self.by_digest.insert(digest, principal);
     }

@@ -169,7 +169,7 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// Whether somebody has this name, normalised, in whatever spelling ([`comparable_name`]).
+    /// Whether a user has this normalised name, in any spelling ([`comparable_name`]).
     pub fn has_normalized(&self, name: &str) -> bool {
         // Of a normalised one in ASCII this is the same.
         if name.is_ascii() {

@@ -5,8 +5,8 @@
 //! target [`TARGET`]; a layer of `tracing-subscriber` writes them into the queue, whatever the log level is.  A line
 //! that the operating system does not accept stays at the head of the queue and is retried every second.
 //!
-//! Denials of unauthenticated callers are merged ([`AuditLog::log_unauthenticated`]), so that nobody can fill the log
-//! without a credential: the first denial of a kind is written at once, the further ones of the same minute are
+//! Denials of unauthenticated callers are merged ([`AuditLog::log_unauthenticated`]), so that clients cannot fill the
+//! log without a credential: the first denial of a kind is written at once, the further ones of the same minute are
 //! written as one line with a count.
 
 use std::collections::{HashMap, VecDeque};
@@ -86,7 +86,7 @@ pub struct UnauthenticatedAttempt {
     pub reason: &'static str,
     /// The user whose password was tried, or whom a provider knows.
     pub user: Option<Arc<str>>,
-    /// The provider at which somebody wanted to log in.
+    /// The provider of a log-in.
     pub source: Option<ProviderName>,
 }
 

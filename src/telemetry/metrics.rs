@@ -250,7 +250,7 @@ impl Metrics {
         self.show_loaded(now);
     }
 
-    /// Shows that the configuration in force was loaded at this instant, and is what the file says.
+    /// Records that the current configuration was loaded at this instant, and matches the file.
     pub fn show_loaded(&self, now: jiff::Timestamp) {
         self.last_reload_successful.set(1);
         self.last_reload_success.set(now.as_second());
@@ -268,7 +268,7 @@ impl Metrics {
         self.last_reload_successful.set(0);
     }
 
-    /// Shows the configuration in force.
+    /// Shows the current configuration.
     pub fn show_snapshot(&self, snapshot: &Snapshot, now: jiff::Timestamp) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(snapshot.tokens.len()));
@@ -335,7 +335,7 @@ struct MeasuredKeys {
 struct NextExpiry {
     /// `None`: none does.
     expires_at: Option<jiff::Timestamp>,
-    /// When that was found out, by the clock that nobody sets.
+    /// When that was measured, by the monotonic clock.
     found_at: Duration,
 }
 
@@ -427,7 +427,7 @@ impl Collector for KeyGauges {
     }
 }
 
-/// What came of questions to the directory, once there is somebody who asks.
+/// The results of questions to the directory, if there is a directory.
 #[derive(Clone, Default)]
 struct DirectoryCounters(Arc<OnceLock<Arc<Authorizer>>>);
 
@@ -461,7 +461,7 @@ impl Collector for DirectoryCounters {
     }
 }
 
-/// When tokens of the configuration in force expire, the first of them first.
+/// The expiries of tokens of the current configuration, in order.
 #[derive(Debug, Clone, Default)]
 struct TokenExpiries(Arc<ArcSwap<Vec<jiff::Timestamp>>>);
 

@@ -46,7 +46,7 @@ fn give<T>(object: Option<T>) -> *const c_void {
 /// Drops an object that Envoy held.
 ///
 /// # Safety
-/// As for [`lend`], and nobody uses it any more.
+/// As for [`lend`], and it is no longer in use.
 unsafe fn take_back<T>(pointer: *const c_void) {
     // SAFETY: the caller says so.
     let object = unsafe { Box::from_raw(pointer.cast_mut().cast::<T>()) };

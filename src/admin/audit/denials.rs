@@ -1,11 +1,11 @@
 //! The rows of denials in the store.
 //!
-//! A denial changes nothing, so its row is written after it, by a task of its own: nobody waits for that.  A caller who is
-//! known has ten rows a minute; callers who are not known share one a minute for each action and each name that is known.
-//! What comes beyond is folded at the end of the minute: a row stands for denials of one action, says how many they are, and
-//! of all else (why, which key, from which address) only what is the same for all of them.  A known caller has a row for each
-//! action and reason, ten a minute at most, and one more that only says how many more there were.  What is held in memory
-//! is bounded; a row that cannot be written is counted, and its line is in the audit log.
+//! A denial changes nothing, so its row is written after it, by a separate task: no request waits for it.  A caller who
+//! is known has ten rows a minute; callers who are not known share one a minute for each action and each name that is
+//! known.  What comes beyond is folded at the end of the minute: a row stands for denials of one action, says how many
+//! they are, and of all else (why, which key, from which address) only what is the same for all of them.  A known
+//! caller has a row for each action and reason, ten a minute at most, and one more that only says how many more there
+//! were.  What is held in memory is bounded; a row that cannot be written is counted, and its line is in the audit log.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

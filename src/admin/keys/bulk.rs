@@ -52,7 +52,7 @@ impl RequestBody for RevocationBody {
     const IS_STRICT: bool = true;
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
-        // An empty condition may be a variable that a script forgot to set, and would fit what nobody meant.
+        // An empty condition may be a variable that a script forgot to set, and would match unintended keys.
         let text = |members: &mut Members, field| {
             let text = members.not_null(field, Members::string)?;
             if text.as_ref().is_some_and(|text| text.trim().is_empty()) {

@@ -117,7 +117,7 @@ impl KeyChangeBody {
     }
 }
 
-/// Whether a change gives nobody anything.
+/// Whether a change grants nothing.
 fn gives_nothing(edit: &EditKey) -> bool {
     let EditKey { name, description: _, role, policies, actor, expires_at, is_disabled } = edit;
     name.is_none()

@@ -71,8 +71,8 @@ impl RequestBody for NewKeyBody {
 
 /// Create a key
 ///
-/// Nobody's; or a service account's, with `account`; or with `owner` the caller's own. People who may only have keys of their
-/// own make those without saying so.
+/// Creates a key without an owner; with `account` a key of a service account; with `owner` a key of the caller.
+/// Callers who may only have their own keys always create those.
 #[utoipa::path(
     post,
     path = "/api/auth/keys",
@@ -204,7 +204,7 @@ fn check_members(new: &NewKeyBody, owner: &KeyOwner) -> Result<(), ApiError> {
     }
 }
 
-/// The actor that a key with these members has at most; `None` where nobody can have it.
+/// The maximum actor of a key with these members; `None` if no key can have it.
 pub(super) fn actor_of_new(
     name: &str,
     role: Option<Role>,

@@ -115,7 +115,8 @@ impl ListQuery {
         let now = admin.clock.now();
         let account = match &self.account {
             None => None,
-            // None of its keys exists for somebody who sees their own alone, and whether there is one is not told either.
+            // Its keys do not exist for a caller who only sees their own keys, and the response does not reveal whether
+            // there is one.
             Some(text) if manager.sees_only().is_some() => Some(AccountRef::Name(text.clone())),
             Some(text) => Some(admin.account_of_condition(text).await?),
         };

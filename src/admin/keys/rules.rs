@@ -36,7 +36,7 @@ pub(in crate::admin) fn check_spelling(name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(InvalidKind::Name, "name", problem))
 }
 
-/// Checks that the name is nobody's in the configuration; an Admin may give that of a user.
+/// Checks that the configuration does not use the name; an Admin may use the name of a user.
 ///
 /// # Errors
 /// 409.

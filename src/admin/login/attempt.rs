@@ -1,7 +1,7 @@
 //! Attempts: log-ins at a provider that are under way.
 //!
-//! Nothing of an attempt is kept on the server.  The browser holds it in a cookie, sealed with AES-256-GCM by a key that
-//! the store keeps, so that any replica can read it and nobody else.  The cookie's name holds the beginning of the state, so
+//! Nothing of an attempt is kept on the server.  The browser holds it in a cookie, sealed with AES-256-GCM by a key
+//! that the store keeps, so that only the replicas can read it.  The cookie's name holds the beginning of the state, so
 //! that two tabs have a cookie each.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -61,7 +61,7 @@ impl Drop for Attempt {
 /// Why a callback belongs to no attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttemptError {
-    /// There is no cookie of it: it began in another browser, its cookie expired, or somebody made the link up.
+    /// There is no cookie of it: it started in another browser, its cookie expired, or the link is made up.
     Unknown,
     /// It began more than ten minutes ago.
     Expired,

@@ -23,7 +23,7 @@ pub(super) enum Depth {
 }
 
 impl Depth {
-    /// The relative address of what is beside `/login`.
+    /// The relative address of resources next to `/login`.
     pub fn root(self) -> &'static str {
         match self {
             Self::Begin => "../",

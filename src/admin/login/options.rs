@@ -1,4 +1,4 @@
-//! What the log-in page has to know: the ways to log in, whether somebody is logged in, and where they go on to.
+//! The data of the log-in page: the ways to log in, the logged-in person, and the return address.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(in crate::admin) struct LogInOptions {
     passwords: bool,
     /// Providers, in the order of the configuration
     providers: Vec<ProviderOption>,
-    /// The name of the person who is logged in here; left out if nobody is logged in
+    /// The name of the person who is logged in here; left out if no person is logged in
     #[serde(skip_serializing_if = "Option::is_none")]
     logged_in: Option<String>,
     /// Where the browser goes on to after log-in; left out when that is the page
@@ -84,7 +84,7 @@ pub(in crate::admin) async fn options(
         name: settings.name.to_string(),
         label: settings.label.to_string(),
     });
-    // A session that cannot be known shows nobody: the page then offers to log in.
+    // A session that cannot be checked counts as none: the page then offers to log in.
     let logged_in = admin.logged_in(&parts, host.as_ref()).await.ok().flatten();
     let return_hosts = admin.return_hosts();
     let return_to = return_to.and_then(|address| return_hosts.parse(&address, host.as_ref()));

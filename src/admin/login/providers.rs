@@ -273,7 +273,7 @@ impl<'r> LogIn<'r> {
         if admin.keys.is_read_only() {
             return Err(ApiError::ReadOnly.into());
         }
-        // A picture or a script on somebody's page begins no log-in.
+        // An image or a script on another site cannot start a log-in.
         let mode = parts.headers.get("sec-fetch-mode");
         if mode.is_some_and(|mode| mode != "navigate") {
             return Err(LogInError::NotNavigated);

@@ -199,7 +199,7 @@ const changeAccount = (account) => openForm(account, 'Change', 'Save', $('accoun
 function warn() {
   const isStronger = changed !== null && rights.isStronger();
   say($('account-stronger'), isStronger
-    ? `Everybody who has one of its keys gets more rights.  It has ${plural(changed.tokens ?? 0, 'key')}.`
+    ? `Everyone who has one of its keys gets more rights.  It has ${plural(changed.tokens ?? 0, 'key')}.`
     : null);
 }
 

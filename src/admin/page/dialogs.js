@@ -2,7 +2,7 @@
 
 import { $, busy, named, say, toast } from './elements.js';
 
-// The element that has the focus, by something that outlives a list that is drawn anew.
+// The element that has the focus, by something that outlives a list that is redrawn.
 let returnTo = null;
 let fallback = () => null;
 
@@ -99,7 +99,7 @@ confirmForm.addEventListener('submit', (event) => {
       notice = await asked.run();
     } catch (denied) {
       if (isOver(denied)) return;
-      // Somebody else changed it meanwhile: the list will show it.
+      // Another person changed it meanwhile: the list will show it.
       if (denied.status !== 404) {
         say(error, denied.message);
         return;

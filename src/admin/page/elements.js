@@ -24,7 +24,7 @@ export function say(element, message) {
   element.hidden = !message;
 }
 
-// Shows the problem with a field beside it.
+// Shows the problem with a field next to it.
 export function sayWrong(input, message) {
   say($(`${input.id}-error`), message);
   if (message) input.setAttribute('aria-invalid', 'true');

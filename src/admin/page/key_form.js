@@ -142,7 +142,7 @@ function previewLife() {
   }
   const hint = $(`${lifeInput().id}-hint`);
   hint.classList.toggle('never', total === null);
-  if (total === null) hint.append('The key works until it is revoked, for everybody who has it.');
+  if (total === null) hint.append('The key works until it is revoked, for everyone who has it.');
   else if (total !== undefined) hint.append('Expires ', ...timeAndAgo(new Date(Date.now() + total * 1000).toISOString()));
   else if (key?.expiration) hint.append('Expires ', ...timeAndAgo(key.expiration));
   else if (key) hint.append('No expiration date');
@@ -152,7 +152,7 @@ function previewLife() {
 function warn() {
   const isStronger = key !== null && !part('rights').hidden && rights.isStronger();
   say($('key-stronger'), isStronger
-    ? `Everybody who has this key gets more rights: ${key.createdBy}, who created it, and everybody who got it later.  `
+    ? `Everyone who has this key gets more rights: ${key.createdBy}, who created it, and everyone who got it later.  `
       + 'Rotate it if you are not sure who has it.'
     : null);
 }

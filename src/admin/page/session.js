@@ -23,7 +23,7 @@ export function may() {
   const changes = !permissions.readOnly && manages !== 'none';
   return {
     isReadOnly: Boolean(permissions.readOnly),
-    // Everybody's keys, one's own alone, or none.
+    // All keys, only the own ones, or none.
     manages,
     changes,
     adds: changes && (maxSeconds === null || maxSeconds > 0),
@@ -73,7 +73,7 @@ async function showOptions() {
   $('login-passwords').hidden = !options.passwords && options.providers.length > 0;
 }
 
-// Shows the page of whoever the browser's session belongs to.
+// Shows the page of the person who owns the session of the browser.
 async function enter() {
   actor = await call('GET', 'api/auth/actor');
   $('who').textContent = ownName();
@@ -134,7 +134,7 @@ export function showProblem(message) {
   $('problem').hidden = !message;
 }
 
-// Begins the page: `onBegin` when somebody came in, `onEnd` when they are gone.
+// Begins the page: `onBegin` after a log-in, `onEnd` after a log-out.
 export async function begin(onBegin, onEnd) {
   began = onBegin;
   ended = onEnd;

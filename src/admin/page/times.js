@@ -52,7 +52,7 @@ try {
 const spelled = (name) => name.replaceAll('_', ' ');
 export const zoneName = () => spelled(zone);
 
-// Fills a field with the zones, and shows every time anew when another is chosen.
+// Fills a field with the zones, and refreshes every time when another is chosen.
 export function offerZones(select, changed) {
   const names = Intl.supportedValuesOf('timeZone').filter((name) => name !== ownZone && name !== 'UTC');
   const options = [[ownZone, `${spelled(ownZone)} (this browser's)`], ['UTC', 'UTC'], ...names.map((name) => [name, spelled(name)])];
@@ -151,7 +151,7 @@ export const timeAndAgo = (text) => [time(text), ' ', make('span', { class: 'bes
 export const isPast = (text) => Boolean(text) && Date.parse(text) <= Date.now();
 export const isSoon = (text) => Boolean(text) && Date.parse(text) - Date.now() <= SOON * 1000;
 
-// Writes every relative time anew: nothing else of the page changes.
+// Refreshes every relative time: nothing else on the page changes.
 export function refresh() {
   for (const element of document.querySelectorAll('time[data-beside]')) {
     const text = beside(new Date(element.dateTime));

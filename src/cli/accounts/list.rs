@@ -63,7 +63,7 @@ impl ShowAccountsArgs {
             let response = api.get(&account_path(id, "")).map_err(AccountsError::from)?;
             let tokens = api.get(&account_path(id, "/tokens")).map_err(AccountsError::from)?;
             if api.wants_json() {
-                // The members of the account, and its tokens beside them.
+                // The members of the account, and its tokens in addition.
                 let mut shown: Value = response.parse().map_err(AccountsError::from)?;
                 shown["tokenList"] = tokens.parse().map_err(AccountsError::from)?;
                 print(&format!("{shown}\n"))?;

@@ -1,4 +1,4 @@
-//! Which account, or which of its tokens, somebody means: a name or an id.
+//! References to an account, or to one of its tokens: a name or an id.
 
 use std::fmt;
 

@@ -21,7 +21,7 @@ use crate::secret::Secret;
 /// What the terminal of this process is called.
 const TERMINAL: &str = "/dev/tty";
 
-/// The most bytes that somebody may type.
+/// The maximum number of typed bytes.
 const MAX_TYPED_BYTES: usize = 4096;
 
 /// Why the file of a variable does not count.
@@ -32,7 +32,7 @@ const OF_ANOTHER: &str =
 #[derive(Debug, PartialEq, Eq)]
 enum CredentialSource {
     Token(Named<PathBuf>),
-    /// Without a file somebody is asked for the password.
+    /// Without a file the terminal asks for the password.
     Password {
         user: Named<String>,
         file: Option<Named<PathBuf>>,
@@ -157,7 +157,7 @@ pub(in crate::cli) fn read_secret_or_ask(what: &'static str, prompt: &str) -> Re
     read_secret(what, Path::new("-"))
 }
 
-/// Asks for a secret at the terminal, which does not show it; `None` where nobody sits at one.
+/// Asks for a secret at the terminal, which does not show it; `None` without a terminal.
 fn ask(what: &'static str, prompt: &str) -> Result<Option<Secret>, InputError> {
     // A process without a terminal at any of its ends runs by itself, even if it was started from one.
     if !(io::stdin().is_terminal() || io::stderr().is_terminal()) {
@@ -213,7 +213,7 @@ impl HiddenInput {
                 Err(error) => break Err(error),
             }
         };
-        // Nobody saw the end of the line either.
+        // The end of the line was not shown either.
         terminal.write_all(b"\n")?;
         read.map(|()| line.0)
     }

@@ -32,13 +32,13 @@ pub enum AdminApiError {
     /// Variables name two credentials.
     #[error("{TOKEN_FILE_VARIABLE} and {USER_VARIABLE} are both set: choose one with --token-file or --user")]
     TwoCredentials,
-    /// There is a password, and nobody whose it is.
+    /// There is a password without a user.
     #[error("--password-file needs the name of the user: give --user, or set {USER_VARIABLE}")]
     PasswordWithoutUser,
     /// The user in the variable is not UTF-8.
     #[error("{USER_VARIABLE} is not UTF-8")]
     UserVariable,
-    /// There is a user, no file of a password, and nobody to ask for it.
+    /// There is a user, but neither a password file nor a terminal.
     #[error(
         "there is no terminal to ask for the password of {user}: give --password-file FILE (- for standard input), \
          or set {PASSWORD_FILE_VARIABLE}{hint}"

@@ -1,4 +1,4 @@
-//! How long a new key works when nobody says so: what the server proposes, and what it allows.
+//! The life of a new key: the default of the server, and its limits.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ const ACTOR: &str = "/api/auth/actor";
 pub(in crate::cli) enum Life {
     /// For so many seconds.
     Seconds(i64),
-    /// For ever, where the server allows it.
+    /// Forever, if the server allows it.
     Endless,
 }
 

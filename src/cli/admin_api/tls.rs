@@ -87,7 +87,7 @@ fn system_roots() -> Result<RootCertStore, AdminApiError> {
 
 fn roots(path: &Path) -> Result<RootCertStore, AdminApiError> {
     let mut roots = RootCertStore::empty();
-    // A system's file may hold certificates that rustls cannot use beside those that it can.
+    // A file of the system may contain some certificates that rustls cannot use.
     let (added, _) = roots.add_parsable_certificates(certificates(path)?);
     if added == 0 {
         return Err(AdminApiError::NoUsableCa(path.to_owned()));

@@ -1,11 +1,11 @@
-//! What the admin API answers to a request that fails, in the words of the command line.
+//! The error responses of the admin API, in the words of the command line.
 
 use http::StatusCode;
 use serde::Deserialize;
 
 use super::super::escape_controls;
 
-/// Messages that are Grafana's, and what they mean here.
+/// Messages from Grafana's API, and their meaning here.
 const IN_WORDS: &[(&str, &str)] = &[
     (
         "api_key Quota reached",
@@ -16,13 +16,13 @@ const IN_WORDS: &[(&str, &str)] = &[
     ("Number of seconds before expiration is greater than the global limit", "the key would expire too late"),
 ];
 
-/// That something is called otherwise than it was named: names are found in any letter case.
+/// A note that a name was found in another letter case.
 pub fn spelling_note(what: &str, named: &str, name: &str, id: i64) -> String {
     let (named, name) = (escape_controls(named), escape_controls(name));
     format!("note: {named} is the {what} {name}, with the id {id}")
 }
 
-/// The arguments that become members of a request, by the names of these.
+/// The arguments for members of a request, by the names of the members.
 const ARGUMENTS: &[(&str, &str)] = &[
     ("secondsToLive", "--ttl"),
     ("overlapSeconds", "--overlap"),
@@ -39,16 +39,16 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("namePattern", "--name-pattern"),
 ];
 
-/// What the API means in a problem, and how the command line says it.
+/// Phrases of the API in problems, and their form on the command line.
 const PROBLEMS: &[(&str, &str)] = &[
     (" (keys.max_seconds_to_live)", " seconds (keys.max_seconds_to_live)"),
     ("leave it out for a key that never expires", "--no-expiry makes one that never expires"),
 ];
 
-/// The answer of the admin API to a request that fails.
+/// An error response of the admin API.
 #[derive(Debug)]
 pub struct ApiAnswer {
-    /// The API's own words, without control characters.
+    /// The message of the API, without control characters.
     pub message: String,
     /// The members at fault.
     pub details: Vec<ApiDetail>,
@@ -66,7 +66,7 @@ pub struct ApiDetail {
 }
 
 impl ApiAnswer {
-    /// The text for somebody who wrote arguments.
+    /// The text for a user who wrote arguments.
     pub fn in_words_of_the_command_line(&self) -> String {
         let argument = |field: &str| {
             let found = ARGUMENTS.iter().find(|(member, _)| *member == field);
@@ -80,7 +80,7 @@ impl ApiAnswer {
         }))
     }
 
-    /// The text for somebody who wrote the members themselves.
+    /// The text for a user who wrote the members.
     pub fn in_words_of_the_api(&self) -> String {
         let details = self.details.iter();
         self.text(

@@ -11,7 +11,7 @@ use super::yaml::quoted;
 use crate::answer::TOKEN_EXPIRES;
 use crate::policy::{Override, OverrideKind};
 
-/// Headers that decisions read beside the credentials, each group with the reason.
+/// Headers that decisions read in addition to the credentials, each group with the reason.
 const DECISION_HEADERS: [(&str, &[&str]); 5] = [
     (
         "For logs and traces.",

@@ -9,7 +9,7 @@ use crate::directory::{Directory, Lookup};
 use crate::identity::people::principal_of;
 use crate::snapshot::Snapshot;
 
-/// The principal of somebody by the id, for a line of the log; `None` when there is none.
+/// The principal of a person by the id, for a line of the log; `None` when there is none.
 ///
 /// # Errors
 /// The directory does not answer.

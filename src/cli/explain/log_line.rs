@@ -217,7 +217,7 @@ impl LoggedDecision {
     }
 }
 
-/// Somebody of the directory, as it is now.
+/// A person of the directory, in the current state.
 #[cfg(feature = "ldap")]
 async fn lend_person(
     id: &str,
@@ -238,7 +238,7 @@ async fn lend_person(
     }
 }
 
-/// Without directories there is nobody.
+/// Without directories there is no such person.
 #[cfg(not(feature = "ldap"))]
 async fn lend_person(
     _id: &str,

@@ -1,4 +1,4 @@
-//! `explain --user NAME --connect`: who somebody of the directory is, without a password.
+//! `explain --user NAME --connect`: a person of the directory, without a password.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -24,7 +24,7 @@ pub(super) struct ExplainedPerson {
     configuration: String,
     /// The name as it was given.
     user: String,
-    /// The name as it is compared; `null` for one that nobody has.
+    /// The name as it is compared; `null` for a name that no person can have.
     name: Option<String>,
     /// `config` or `ldap`: whose password is verified.
     source: Option<&'static str>,
@@ -56,7 +56,7 @@ struct Rejection {
 }
 
 impl ExplainedPerson {
-    /// Looks somebody up.
+    /// Looks a person up.
     ///
     /// # Errors
     /// There is no directory, or it does not answer.
@@ -123,7 +123,7 @@ impl ExplainedPerson {
         Ok(person)
     }
 
-    /// Whether nobody can log in by the name.
+    /// Whether log-in with the name is rejected.
     pub(super) fn is_rejected(&self) -> bool {
         self.rejected.is_some()
     }

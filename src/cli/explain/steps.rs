@@ -52,7 +52,7 @@ pub(super) enum DirectoryUse {
     None,
     /// There is one, and Checks do not ask it (`at_check`).
     NotAtCheck {
-        /// Whether it can be asked who somebody is without their password.
+        /// Whether the directory can be asked about a person without the password.
         can_be_asked: bool,
     },
     /// It was asked about the people of these requests.
@@ -241,7 +241,7 @@ impl ExplainedDecision<'_> {
         }
     }
 
-    /// Somebody with a password whom the configuration does not have.
+    /// A user with a password who is not in the configuration.
     fn unknown_user(&self) -> &'static str {
         match (self.directory, self.trace.denied) {
             (DirectoryUse::None, _) => "a user who is not in the configuration",
@@ -357,7 +357,7 @@ impl ExplainedDecision<'_> {
         Some(Step { says, at: written })
     }
 
-    /// What is not known of a user because nobody asked the directory.
+    /// The facts about a user that are not known because the directory was not asked.
     fn directory_note(&self) -> Option<String> {
         let note = match self.directory {
             DirectoryUse::None | DirectoryUse::Asked => return None,

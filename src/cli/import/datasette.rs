@@ -315,7 +315,7 @@ impl Importer {
             query: None,
         };
         let rule = instance.rule(self.version, action::VIEW_INSTANCE);
-        // 1.0 shows the page that tells who asks to everybody.
+        // 1.0 shows the page about the caller's own actor to everyone.
         let of_actor = rule.clone().filter(|_| self.version != Some(Version::Since1));
         if databases.is_empty()
             && [action::VIEW_DATABASE, action::VIEW_TABLE]
@@ -512,7 +512,7 @@ impl Importer {
         key_path: &str,
     ) -> Option<Value> {
         let of = |resource: Resource<'_>| {
-            // Without a block nobody may write.
+            // Without a block no actor may write.
             let rules = actions.iter().map(|action| resource.rule(self.version, action));
             let all = rules.collect::<Option<Vec<Rule>>>()?;
             all.into_iter().map(Some).reduce(Rule::both).flatten()
@@ -529,7 +529,7 @@ impl Importer {
         let page = whole.rule(self.version, action::VIEW_DATABASE);
         let sql = whole.rule(self.version, action::EXECUTE_SQL);
         let of_tables = whole.rule(self.version, action::VIEW_TABLE);
-        // A query that somebody stored is shown under such a path, too.
+        // A stored query is shown under such a path, too.
         let of_queries = whole.rule(self.version, action::VIEW_QUERY);
         if let (Some(tables), Some(queries)) = (&of_tables, &of_queries)
             && tables != queries
@@ -597,7 +597,7 @@ impl Importer {
         if let Some(pages) = closed {
             self.notes.push(format!(
                 "{key_path}: closed but for what is listed: no allow block speaks of it, so that Datasette shows it to \
-                 everybody; if that is right, add {{path_regex: {}, methods: [GET], allow: true}}",
+                 everyone; if that is right, add {{path_regex: {}, methods: [GET], allow: true}}",
                 quoted(&pages)
             ));
         }
@@ -810,7 +810,7 @@ fn add_differences(
     }
     if routes.is_empty() {
         notes.push(
-            "no allow block, no route: everything is closed; `default: {}` admits any token, `default: {allow: true}` everybody"
+            "no allow block, no route: everything is closed; `default: {}` admits any token, `default: {allow: true}` everyone"
                 .to_owned(),
         );
         return;

@@ -1,7 +1,7 @@
 //! Translates files of Grafana's: `ldap.toml` into the section `ldap`, and the `auth.*` sections of its ini file into the
 //! section `oauth`; and makes the service accounts and API keys of its database file again.
 //!
-//! Nobody gets more by a translation than Grafana gives, but where a note says so.  What has no counterpart is noted, and no
+//! A translation never grants more than Grafana does, unless a note says so.  What has no counterpart is noted, and no
 //! secret is printed.
 
 pub mod database;
@@ -101,7 +101,8 @@ pub enum GrafanaError {
 /// Translates the text of a file, whose kind its sections tell.
 ///
 /// # Errors
-/// [`GrafanaError`]: it is no such file, or a part without translation would let somebody do more, or nobody in.
+/// [`GrafanaError`]: the file is not of this kind, or a part without translation would grant more rights or let no one
+/// in.
 pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if is_ini(text) { providers::import(text) } else { directory::import(text) }

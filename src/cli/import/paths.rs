@@ -13,7 +13,7 @@ use std::fmt::Write;
 pub const OTHER_SPELLINGS: &str = ".*~(?:.?|[^0-9A-F].*|.[^0-9A-F].*|2[0D].*|3[0-9].*|4[1-9A-F].*|5[0-9AF].*\
     |6[1-9A-F].*|7[0-9A].*)";
 
-/// SQLite's own statistics, which Datasette 1.0 serves to nobody.
+/// SQLite's own statistics, which Datasette 1.0 does not serve.
 pub const STATISTICS: &str = r"/[^/]+/(?i-u:sqlite_stat[1-4])(?:\.\w+|/.*)?";
 
 /// The end of a path: a format such as `.json` or `.csv`, for a database also `.db`.
@@ -36,7 +36,7 @@ pub struct Name {
 impl Name {
     /// The name of a database, a table or a query; `None` when it has spellings that cannot be distinguished.
     pub fn new(name: &str) -> Option<Self> {
-        // Datasette reads a raw `%41` as three characters, everybody else as `A`; bytes that are not UTF-8 become the
+        // Datasette reads a raw `%41` as three characters, other programs as `A`; bytes that are not UTF-8 become the
         // replacement character.
         let is_ambiguous = |c: char| c == '%' || c == '\u{fffd}' || c.is_control();
         let is_legal = !name.is_empty() && !name.contains(is_ambiguous);

@@ -82,7 +82,7 @@ impl Rule {
         (!all.is_empty()).then_some(Self(all))
     }
 
-    /// The rule that admits whom both admit.  A missing rule admits everybody.
+    /// The rule that admits the actors that both admit.  A missing rule admits everyone.
     pub fn both(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(Self(one)), Some(Self(other))) => Self::of(one.iter().chain(&other).collect()),
@@ -105,7 +105,7 @@ pub struct Blocks {
     pub allow_sql: Option<Value>,
     /// `permissions`: actions, and who may do them.
     pub permissions: Vec<(String, Value)>,
-    /// A block that may deny something could not be read, so nobody may do anything.
+    /// A block that may deny something could not be read, so nothing is allowed.
     pub is_unclear: bool,
 }
 

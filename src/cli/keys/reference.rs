@@ -1,4 +1,4 @@
-//! Which key somebody means: `NAME`, `ACCOUNT/NAME` or an id.
+//! References to a key: `NAME`, `ACCOUNT/NAME` or an id.
 
 use std::fmt;
 

@@ -276,7 +276,7 @@ mod tests {
         document
     }
 
-    /// The document with this value at this path, and without what cannot stand beside it.
+    /// The document with this value at this path, and without keys that exclude it.
     fn with(path: &str, value: &Value) -> Value {
         let mut document = base(path);
         let mut place = &mut document;

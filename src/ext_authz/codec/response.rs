@@ -207,8 +207,8 @@ fn denied_response(denial: Denial) -> CheckResponse {
     }
 }
 
-/// A header that may stand beside another of its name: Envoy drops denials' headers that say `append: true`,
-/// and keeps repeated ones that say nothing.
+/// A header that may appear next to another of its name: Envoy drops denials' headers that say `append: true`, and
+/// keeps repeated ones that say nothing.
 fn add_header(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue { key: name.to_owned(), value }),

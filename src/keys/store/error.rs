@@ -39,7 +39,7 @@ impl Error for StoreError {
     }
 }
 
-/// What went wrong with a store.
+/// A failure of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFailure {
     /// The database answered with an error.
@@ -136,7 +136,7 @@ pub enum StoreFailure {
          migrated"
     )]
     OlderSchema,
-    /// Its schema is for newer programs alone.
+    /// Its schema is too new for this version.
     #[error(
         "its schema may be read only by programs that know schema {oldest_reader}, and this one knows {known}: \
          run the newer version"
@@ -301,7 +301,7 @@ pub enum OpenError {
         /// The newest one of this version.
         known: i64,
     },
-    /// It is to be changed, and the role may not do that.
+    /// It must be migrated, and the role may not do that.
     #[error(
         "the key store's schema is number {found}, and this version needs number {known}, but the role in its URL may not \
          change it: run `envoy-auth-tokens keys migrate` with a role that may (`--store-file FILE` reads its URL from a file). A \
@@ -314,7 +314,7 @@ pub enum OpenError {
         /// The newest one of this version.
         known: i64,
     },
-    /// It is to be changed, and somebody else has the lock of those who change it.
+    /// It must be migrated, and another process holds the lock of migrations.
     #[error(
         "the schema of the key store must be migrated, and process {pid} of the role {role} holds the lock: wait \
          until it ends, or end it with SELECT pg_terminate_backend({pid})"
@@ -354,10 +354,10 @@ pub enum OpenFailure {
     /// The SQLite file itself.
     #[error("{}", Unreadable(.0))]
     File(#[source] io::Error),
-    /// The `-wal` beside a SQLite file may be that of a file that was there before.
+    /// The `-wal` next to a SQLite file may belong to a previous file.
     #[error(
         "{} may contain changes of another file: the database file was replaced while a server had it open. If it is a backup, \
-         remove that -wal and the -shm beside it, and start again. If both were copied together, let SQLite join \
+         remove that -wal and the -shm next to it, and start again. If both were copied together, let SQLite join \
          them: sqlite3 FILE 'PRAGMA wal_checkpoint(TRUNCATE)'",
         .0.display()
     )]

@@ -1,5 +1,5 @@
-//! Whether a store's history goes on from where it was last read, or was rewritten by a restore, a replaced file or a
-//! fail-over.
+//! Whether a store's history continues from the last reading, or was rewritten by a restore, a replaced file or a
+//! failover.
 //!
 //! [`HistoryRow::continuity`] decides by what the database says.  One more case counts as rewritten: a store that stands
 //! at the cursor and lacks what this process has committed since (the follower).
@@ -19,7 +19,7 @@ pub struct Cursor {
     pub mark: i64,
 }
 
-/// How a store's history goes on from a cursor.
+/// How a store's history continues from a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Continuity {
     /// The cursor is part of it, and every later change is in the log.
@@ -45,7 +45,7 @@ pub(super) struct HistoryRow {
 }
 
 impl HistoryRow {
-    /// How the history goes on from this cursor.
+    /// How the history continues from this cursor.
     pub fn continuity(&self, since: &Cursor) -> Continuity {
         let now = &self.cursor;
         if now.store != since.store {
@@ -60,7 +60,7 @@ impl HistoryRow {
             std::cmp::Ordering::Equal => of_mark(now.mark),
             std::cmp::Ordering::Less if since.revision.0 < self.pruned.0 => Continuity::Pruned,
             std::cmp::Ordering::Less if since.revision.0 == self.pruned.0 => of_mark(self.pruned.1),
-            // The log holds every revision that was not pruned: one without an entry was taken out by somebody.
+            // The log holds every revision that was not pruned: a missing entry was removed from outside.
             std::cmp::Ordering::Less => self.logged_mark.map_or(Continuity::Pruned, of_mark),
         }
     }

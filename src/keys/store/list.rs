@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::keys::{Account, Key, Role};
 use crate::person::PersonId;
 
-/// Which keys are wanted: all conditions must hold.
+/// A filter of keys: all conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KeyFilter {
     /// Neither revoked nor expired at this instant; disabled ones are.
@@ -30,14 +30,14 @@ pub struct KeyFilter {
     pub created_since: Option<Timestamp>,
     /// Expiring at this instant or before.
     pub expires_by: Option<Timestamp>,
-    /// Last used at this instant or before; of one that was never used its import counts, or else its creation.
+    /// Last used at this instant or before.  For a key that was never used, its import or else its creation is used.
     pub unused_since: Option<Timestamp>,
 }
 
 /// The kinds of owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnerKind {
-    /// Nobody's keys.
+    /// Keys without an owner.
     None,
     /// Those of service accounts.
     Account,

@@ -198,7 +198,7 @@ impl PostgresStore {
             transaction.row("SELECT max(version) FROM api_migrations", &[]).await?;
         transaction.end().await?;
         let found = found.and_then(|(found,)| found);
-        // Without one, somebody is restoring a backup, and would find our tables in the way.
+        // Without a schema a backup may be in the middle of a restore, and our tables would be in the way.
         self.is_schema_in_doubt.store(found.is_none(), Ordering::Release);
         if found.is_some_and(|found| found < SCHEMA) {
             self.migrated.store(false, Ordering::Release);
@@ -237,7 +237,7 @@ pub(super) struct PostgresTransaction {
 
 impl PostgresTransaction {
     /// A statement failed: where a column is missing the schema is to be brought up to date.  Where a table is missing,
-    /// somebody may be restoring a backup, and would find ours in the way: the schema is looked at first.
+    /// a backup may be in the middle of a restore, and our tables would be in the way: the schema is read first.
     fn failed(&self, error: sqlx::Error) -> StoreError {
         match code(&error).as_deref() {
             // undefined_column

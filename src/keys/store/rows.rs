@@ -424,8 +424,8 @@ fn instant(second: i64) -> Result<Timestamp, UnreadableRow> {
 
 /// The key of a row.
 ///
-/// The checks of the schema leave little that could be wrong with a row.  One that is unreadable all the same
-/// counts as absent: it authenticates nobody, and other keys do not suffer.
+/// The checks of the schema leave little that could be wrong with a row.  An unreadable row counts as absent: it does
+/// not authenticate, and other keys are not affected.
 pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
     let id = row.id;
     let key = StoredKey::try_from(row).ok();
@@ -435,7 +435,7 @@ pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
     key
 }
 
-/// The account of a row.  One that is unreadable counts as absent: none of its keys authenticates anybody.
+/// The account of a row.  An unreadable account counts as absent: none of its keys authenticates.
 pub(super) fn account(row: AccountRow) -> Option<Account> {
     let id = row.id;
     let account = Account::try_from(row).ok();

@@ -24,7 +24,7 @@ pub struct Look {
     pub cursor: Cursor,
     /// How the store's history goes on from the reader's cursor.
     pub continuity: Continuity,
-    /// Another number whenever somebody accepts a history that was rewritten.
+    /// A number that changes whenever an operator accepts a rewritten history.
     pub accepted: i64,
     /// How old the newest write is, where that says how far a copy is behind; `None` where reading is enough.
     pub age: Option<Duration>,
@@ -141,8 +141,8 @@ pub trait Source: Send + Sync {
     /// The service accounts with an id above this.
     async fn accounts(&self, after: i64) -> Result<AccountPage, StoreError>;
 
-    /// Waits for a notification that something changed.  An error means that notifications are lost.  A source
-    /// without notifications waits for ever: the follower polls it.
+    /// Waits for a notification that something changed.  An error means that notifications are lost.  A source without
+    /// notifications waits forever: the follower polls it.
     async fn changed(&self) -> Result<(), StoreError>;
 
     /// Closes every connection as soon as it is idle.

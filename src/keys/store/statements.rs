@@ -111,8 +111,8 @@ impl Dialect {
         }
     }
 
-    /// The condition that a key is live at the instant of this parameter.  Instants are whole seconds: a fraction, which
-    /// only somebody else can have written, does not count.
+    /// The condition that a key is live at the instant of this parameter.  Instants are whole seconds: a fraction,
+    /// which only another program can have written, is ignored.
     fn is_live(self, number: usize) -> String {
         let expires_later = match self {
             Self::Sqlite => format!("expires_at > ${number}"),
@@ -128,7 +128,7 @@ pub(super) struct Statements {
     pub look: String,
     /// The next entries of the change log behind entry `$2` of revision `$1`, up to revision `$3`.
     pub changes: String,
-    /// Gives the number by which somebody accepts the history of the store another value.
+    /// Changes the number with which an operator accepts the history of the store.
     pub accept_history: &'static str,
     /// Takes the lock of all changes.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "a SQLite file is locked as a whole"))]

@@ -127,9 +127,9 @@ impl StoreTransaction {
         Ok(self.row::<(i64,)>(sql, values).await?.is_some())
     }
 
-    /// Takes the lock that every change takes at its COMMIT, at once, and the gate before it: what the transaction reads
-    /// from now on nobody else changes before it ends.  Rows that exist are locked before it, never after: two
-    /// transactions that each hold what the other waits for would end in an error.
+    /// Takes the lock that every change takes at its COMMIT, at once, and the gate before it: what the transaction
+    /// reads from now on no other transaction changes before it ends.  Rows that exist are locked before it, never
+    /// after: two transactions that each hold what the other waits for would end in an error.
     pub async fn lock(&mut self, gate: &Gate) -> Result<(), StoreError> {
         self.0.lock(gate).await
     }

@@ -7,7 +7,7 @@ use http::HeaderValue;
 pub enum Format {
     /// OpenMetrics 1.0, for clients that accept it, as Prometheus does.
     OpenMetrics,
-    /// Prometheus' own text format 0.0.4, which everybody reads.
+    /// Prometheus' own text format 0.0.4, which every scraper reads.
     Text,
 }
 

@@ -275,7 +275,7 @@ fn all_that_is_known_of_a_key_is_shown_and_can_be_changed() {
     page.choose("#key-role", "Viewer");
     browser.miss("#key-stronger");
     page.choose("#key-role", "Admin");
-    browser.read("#key-stronger", "Everybody who has this key gets more rights: admin, who created it");
+    browser.read("#key-stronger", "Everyone who has this key gets more rights: admin, who created it");
     page.choose("#key-role", "Viewer");
     browser.click("#key-where-all");
     browser.see("#key-stronger");

@@ -1,6 +1,6 @@
 //! Translates Grafana's `ldap.toml` into the section `ldap` of ours.
 //!
-//! Nobody gets more by the translation than Grafana gives: a mapping of a group that cannot be expressed is left out only
+//! The translation never grants more than Grafana does: a mapping of a group that cannot be expressed is left out only
 //! where no later one could then fit its people.  What has no counterpart is noted, and no password is printed.
 
 use std::fmt;
@@ -53,7 +53,8 @@ const MAPPING_KEYS: [&str; 4] = ["group_dn", "org_role", "org_id", "grafana_admi
 /// Translates the text of the file.
 ///
 /// # Errors
-/// [`GrafanaError`]: it is no such file, or a part without translation would let somebody do more, or nobody in.
+/// [`GrafanaError`]: the file is not of this kind, or a part without translation would grant more rights or let no one
+/// in.
 pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     let document: Table = text.parse().map_err(|error| syntax_error(text, &error))?;
     let servers = match document.get("servers") {
@@ -215,7 +216,7 @@ impl<'t> Settings<'t> {
     }
 }
 
-/// Who asks the directory.
+/// How the directory is accessed.
 #[derive(PartialEq, Eq)]
 enum DirectoryAccess {
     None,

@@ -35,7 +35,7 @@ pub struct PlannedAccount {
 pub struct PlannedKey {
     /// Its name.
     pub name: String,
-    /// How long it lives, in seconds; `None` for ever.
+    /// Its life in seconds; `None`: it never expires.
     pub seconds_to_live: Option<i64>,
 }
 

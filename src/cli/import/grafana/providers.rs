@@ -488,7 +488,7 @@ impl Provider {
             let (claim, value) = match claim {
                 None => (quoted("*"), String::new()),
                 Some((claim, values)) => match values.as_slice() {
-                    // By itself that would be everybody who has the claim.
+                    // Alone that would be everyone who has the claim.
                     [value] if value != "*" => (quoted(claim), format!("value: {}, ", quoted(value))),
                     values => (quoted(claim), format!("value: {}, ", list(values))),
                 },

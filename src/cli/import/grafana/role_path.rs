@@ -34,12 +34,12 @@ pub enum Fallback {
     Unsaid,
     /// This role.
     Role(Role),
-    /// `'None'`: they are nobody.
+    /// `'None'`: no role.
     NoRole,
 }
 
 impl RolePath {
-    /// Whether somebody gets a higher role here, where a part of a text fits nothing.
+    /// Whether a person gets a higher role here, because a part of a text does not match.
     pub fn raises_a_role(&self, fallback: Option<Role>) -> bool {
         self.entries.iter().enumerate().any(|(index, entry)| {
             let later = self.entries[index + 1..].iter().map(|later| later.role).chain(fallback);
@@ -93,7 +93,7 @@ struct Parser<'t> {
     compares_whole: bool,
 }
 
-/// What somebody's claim must be or hold.
+/// The value that a claim must be or contain.
 struct Condition {
     claim: String,
     value: String,
@@ -119,7 +119,7 @@ impl<'t> Parser<'t> {
             && attempt.take("&&")
         {
             *self = attempt;
-            // A condition that makes somebody nobody has no counterpart.
+            // A condition that takes the role away has no counterpart.
             let Fallback::Role(role) = self.role()? else {
                 return None;
             };

@@ -154,7 +154,7 @@ fn make(
     Ok(())
 }
 
-/// Why something is not made: nobody wrote the arguments that other commands have for its members.
+/// The error of a creation, without the names of arguments, which this command does not have.
 fn reason(error: &AdminApiError) -> String {
     error.answer().map_or_else(|| error.to_string(), ApiAnswer::in_words_of_the_api)
 }

@@ -134,7 +134,7 @@ pub async fn of_ids(mut transaction: StoreTransaction, ids: &[i64]) -> Result<Ve
     Ok(accounts)
 }
 
-/// The account of an id, which nobody changes before the transaction ends.
+/// The account of an id, locked against changes until the transaction ends.
 pub async fn share(transaction: &mut StoreTransaction, id: i64) -> Result<Option<Account>, StoreError> {
     let sql = transaction.sql();
     let row: Option<AccountRow> = transaction.row(&sql.accounts.share, &values![id]).await?;

@@ -285,7 +285,7 @@ pub async fn find_secret(
     Ok(found.map(|stored| FoundKey { is_replaced: stored.digest != *digest, key: stored.key }))
 }
 
-/// Lets keys expire that nobody used, each with a row in the audit.
+/// Expires unused keys, each with a row in the audit.
 pub async fn expire_idle(
     mut transaction: StoreTransaction,
     now: Timestamp,
@@ -309,7 +309,7 @@ pub async fn expire_idle(
     Ok(expired)
 }
 
-/// The key of an id, and the account whose it is, both locked.  What the author does not see is not found.
+/// The key of an id, and its account, both locked.  Keys that are not visible to the author are not found.
 async fn lock_key(
     transaction: &mut StoreTransaction,
     id: i64,
@@ -331,7 +331,7 @@ async fn lock_key(
     Ok((stored, account))
 }
 
-/// The account whose a key is, which nobody changes before the transaction ends.
+/// The account of a key, locked against changes until the transaction ends.
 async fn account_of(
     transaction: &mut StoreTransaction,
     owner: &KeyOwner,
@@ -342,7 +342,7 @@ async fn account_of(
     }
 }
 
-/// The accounts whose these keys are, by their ids.
+/// The accounts of these keys, by their ids.
 async fn accounts_of(
     transaction: &mut StoreTransaction,
     keys: &[StoredKey],

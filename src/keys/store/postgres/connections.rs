@@ -25,7 +25,7 @@ use super::super::{StoreError, StoreFailure};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a connection may take for what costs the server nothing: to begin, to roll back, to close.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection that nobody used for this long is closed, within twice this time.
+/// A connection that was not used for this long is closed, within twice this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client that vanishes while it holds the lock of all changes (its host lost, its process stopped) loses the lock.
@@ -289,7 +289,7 @@ impl Connections {
             match begin_on(idle.connection, access, PING_TIMEOUT).await {
                 Ok(connection) => return Ok(self.transaction(connection, target, permit)),
                 Err(_) => {
-                    // What ended it has ended the others, too: nobody waits for each of them.
+                    // The cause probably ended the others as well: they are not tried one by one.
                     self.0.forget_idle();
                     self.0.database.count_loss();
                 }

@@ -143,7 +143,7 @@ async fn listen_at(
     if is_standby || is_pooled_by_transaction(&mut listener, other).await? {
         return Ok(None);
     }
-    // A channel of our own, to which nobody sends anything afterwards.
+    // A separate channel, to which nothing is sent afterwards.
     let echo = format!("{CHANNEL}_{:016x}", getrandom::u64().map_err(std::io::Error::from)?);
     let sql = format!("LISTEN {CHANNEL}; LISTEN {echo}; SELECT pg_backend_pid()");
     let row = listener.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql))).await?;

@@ -103,7 +103,7 @@ async fn apply_all(connection: &mut PgConnection, lock: i64) -> Result<(), Schem
         .execute(&mut *connection)
         .await
         .map_err(SchemaError::Database)?;
-    // Who waits for a table longer than this holds up everybody who comes after.
+    // A longer wait for a table would block every later transaction on it.
     let sql = "SET LOCAL lock_timeout = '5s'";
     connection.execute(sqlx::raw_sql(sql)).await.map_err(SchemaError::Database)?;
     // Another process may have migrated meanwhile.

@@ -115,7 +115,7 @@ pub async fn back_up(store: &Path, to: &Path) -> Result<Backup, BackupError> {
     // SQLite writes into an empty file, and would make one that others can read.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished.0).map_err(write)?;
     let path = unfinished.0.to_str().ok_or_else(|| BackupError::NotUtf8(to.to_owned()))?;
-    // It is opened for writing so that nothing stays beside the file, should no server have it open.
+    // Opened for writing so that no sidecar file stays, if no server has the file open.
     let options = SqliteConnectOptions::new().filename(store).busy_timeout(BUSY_TIMEOUT);
     let opened = options.disable_statement_logging().connect().await;
     let mut connection = opened.map_err(|error| source(OpenFailure::Store(error.into())))?;
@@ -152,7 +152,7 @@ pub async fn back_up(store: &Path, to: &Path) -> Result<Backup, BackupError> {
     Ok(backup)
 }
 
-/// Lets the copy say that nobody had it open, and tells what it holds, and whether it is whole.
+/// Marks the copy as never opened, and returns its content, and whether it is complete.
 async fn finish(connection: &mut SqliteConnection) -> Result<(Backup, String), sqlx::Error> {
     origin::forget(connection).await?;
     let problem = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut *connection).await?;

@@ -1,13 +1,13 @@
 //! The connections to one SQLite file, through which every reading and every change goes.
 //!
-//! A transaction that did not end well takes its connection with it.  SQLite ends a transaction by itself after some
-//! errors, such as that of a full disk, and the client library does not notice: it would count a transaction that is
-//! no more for ever, and begin none after it.
+//! After a failed transaction the connection is closed.  SQLite ends a transaction by itself after some errors, such as
+//! a full disk, and the client library does not notice: it would count the ended transaction as open forever, and start
+//! no further one.
 //!
-//! The path may come to name another file, or none.  Connections go on in the file that they opened, so a change would
-//! be acknowledged that nobody finds again.  The file is compared before and after each change and twice a second
-//! ([`Connections::check_file`]).  Connections to two files of one path must never be open at once in one process:
-//! they would share one `-shm`, whose locks do not hold within a process.
+//! The path may come to name another file, or none.  Connections continue with the file that they opened, so an
+//! acknowledged change would be lost.  The file is compared before and after each change and twice a second
+//! ([`Connections::check_file`]).  Connections to two files of one path must never be open at once in one process: they
+//! would share one `-shm`, whose locks do not hold within a process.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -102,7 +102,7 @@ enum Expect {
     Whole,
 }
 
-/// The file that the connections are to, with those beside it.
+/// The file of the connections, with its sidecar files.
 #[derive(Clone, Copy)]
 struct Opened {
     file: FileId,
@@ -111,7 +111,7 @@ struct Opened {
 }
 
 impl Opened {
-    /// This file, which is at this path, with what is beside it.
+    /// This file at this path, with its sidecar files.
     fn at(path: &Path, file: FileId) -> Self {
         let found = |suffix| FileId::of(&sidecar_path(path, suffix)).ok().flatten();
         Self { file, wal: found("-wal"), shm: found("-shm") }
@@ -131,7 +131,7 @@ impl Slots {
         Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), size, idle: Mutex::default() })
     }
 
-    /// Waits until no connection is in use, and lets nobody use one until the permit is dropped.
+    /// Waits until no connection is in use, and blocks further use until the permit is dropped.
     async fn all(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         let permits = Arc::clone(&self.permits).acquire_many_owned(self.size).await;
         permits.map_err(|_| StoreError(StoreFailure::Closed))
@@ -161,7 +161,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let (connection, permit) = (self.connection.take(), self.permit.take());
         if let (Some(connection), Ok(runtime)) = (connection, tokio::runtime::Handle::try_current()) {
-            // Closed before anybody gets another one in its place.
+            // Closed before another one can be opened in its place.
             runtime.spawn(async move {
                 close(connection).await;
                 drop(permit);
@@ -220,7 +220,7 @@ impl WriteTransaction {
     /// Commits it.
     ///
     /// # Errors
-    /// It was not committed; or it was, into a file that is no longer at the path, so that nobody will find it.
+    /// It was not committed, or it was committed into a file that is no longer at the path.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         sqlx::raw_sql("COMMIT").execute(&mut *self.lease).await?;
         let still_there = self.connections.compare_and_note();
@@ -409,7 +409,7 @@ impl Connections {
             let closed = match error.0 {
                 StoreFailure::FileRemoved => Closed::Removed,
                 StoreFailure::FileReplaced => Closed::Replaced,
-                // Nobody knows whether it is there.
+                // It is not known whether it is there.
                 _ => return Err(error),
             };
             let (path, reason) = (self.path.display(), error.0.to_string());
@@ -442,7 +442,7 @@ impl Connections {
         Ok(())
     }
 
-    /// Waits until no connection is in use, and lets nobody have one until the permits are dropped.
+    /// Waits until no connection is in use, and blocks further use until the permits are dropped.
     async fn acquire_all(&self) -> Result<[OwnedSemaphorePermit; 3], StoreError> {
         let all =
             async { Ok([self.follower.all().await?, self.readers.all().await?, self.writer.all().await?]) };
@@ -457,8 +457,9 @@ impl Connections {
         idle
     }
 
-    /// Closes every connection to a file that is no longer at its path, and leaves nothing of it beside another one:
-    /// what is in the `-wal` goes into the file, wherever that is now, and `-wal` and `-shm` go.
+    /// Closes every connection to a file that is no longer at its path, and leaves none of its sidecar files next to
+    /// another file: the content of the `-wal` is moved into the file, wherever it is now, and `-wal` and `-shm` are
+    /// removed.
     ///
     /// SQLite would leave them, since it sees that its file was moved; and the next program that opens the path would apply
     /// them to another file.

@@ -1,7 +1,7 @@
-//! The file of a SQLite store, and the `-wal` and `-shm` beside it, as the file system knows them.
+//! The file of a SQLite store, and its sidecar files `-wal` and `-shm`, in the file system.
 //!
-//! SQLite ties a `-wal` to no file but by its path: a program that opens a file applies the `-wal` that is beside it.  So
-//! a file that takes the place of another one must not find the other's.
+//! SQLite relates a `-wal` to a file only by its path: a program that opens a file applies the `-wal` next to it.  So a
+//! file that replaces another one must not find the `-wal` of the other.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Access, access};
 
-/// What the first 16 bytes of a SQLite file are.
+/// The first 16 bytes of a SQLite file.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 /// The length of a SQLite file's header, in bytes.
 pub const HEADER_BYTES: usize = 100;
@@ -61,7 +61,7 @@ pub fn check_readable(path: &Path) -> io::Result<()> {
     Ok(access(path, Access::READ_OK)?)
 }
 
-/// The path of a file that SQLite keeps beside its own, such as `-wal`.
+/// The path of a sidecar file of SQLite, such as `-wal`.
 pub fn sidecar_path(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);

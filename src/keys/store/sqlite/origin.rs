@@ -1,9 +1,9 @@
-//! Whether the `-wal` beside a file is the file's own.
+//! Whether the `-wal` next to a file belongs to it.
 //!
-//! SQLite applies to a file whatever `-wal` is beside it.  A backup that is put in the place of a file whose server
-//! was killed would take over the other file's last changes: the restore would be undone, or the file destroyed.  So
-//! a file says, in the table `api_file`, which file of the file system it was when a server opened it last.  A copy
-//! says the same and is another one; a backup of ours says nothing.
+//! SQLite applies any `-wal` next to a file.  A backup that is put in the place of a file whose server was killed would
+//! take over the other file's last changes: the restore would be undone, or the file destroyed.  So a file says, in the
+//! table `api_file`, which file of the file system it was when a server opened it last.  A copy says the same and is
+//! another one; a backup of ours says nothing.
 
 use std::path::Path;
 
@@ -18,13 +18,13 @@ use super::file::{FileId, sidecar_path};
 enum Origin {
     /// No program that notes it had it open.
     Unknown,
-    /// Nobody had it open since it was written as a backup.
+    /// No program opened it since it was written as a backup.
     Nowhere,
     /// This one.
     At(String),
 }
 
-/// Checks that the `-wal` beside a file, if there is one, is the file's own.  Nothing is changed, but for the `-shm`.
+/// Checks that the `-wal` next to a file, if there is one, belongs to it.  Nothing is changed, except the `-shm`.
 ///
 /// Not while this process has the file open: it says what the file alone holds.
 pub async fn check_wal(path: &Path, file: FileId) -> Result<(), OpenFailure> {
@@ -78,7 +78,7 @@ pub async fn note(connection: &mut SqliteConnection, file: FileId) -> Result<boo
     Ok(true)
 }
 
-/// Lets a file say that nobody had it open.
+/// Marks a file as never opened.
 pub async fn forget(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let sql = "CREATE TABLE IF NOT EXISTS api_file (origin TEXT NOT NULL); DELETE FROM api_file";
     sqlx::raw_sql(sql).execute(connection).await?;

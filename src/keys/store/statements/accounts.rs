@@ -18,7 +18,7 @@ pub struct AccountStatements {
     pub changed: String,
     /// The account of id `$1`.
     pub by_id: String,
-    /// The same, and nobody changes it before the transaction ends.
+    /// The same, locked against changes until the transaction ends.
     pub share: String,
     /// The same, locked.
     pub lock: String,

@@ -40,7 +40,7 @@ pub struct KeyStatements {
     /// Inserts the values of `NEW_KEY_COLUMNS` and gives the key's row.
     pub insert: String,
     /// A row where a key other than `$6`, with the folded name `$1`, of the account `$3`, or of the person `$5` in the
-    /// source `$4`, or of nobody, is live at `$2`.
+    /// source `$4`, or without an owner, is live at `$2`.
     pub name_taken: String,
     /// The number of keys of the person `$3` in the source `$2` that are live at `$1`.
     pub count_of_person: String,

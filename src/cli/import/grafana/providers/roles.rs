@@ -6,7 +6,7 @@ use super::settings::{Reason, Settings};
 use super::{Endpoints, Kind};
 use crate::keys::Role;
 
-/// The entries of `roles`: a claim with its values, or `None` for everybody.
+/// The entries of `roles`: a claim with its values, or `None` for everyone.
 pub(super) type Roles = Vec<(Option<(String, Vec<String>)>, Role)>;
 
 /// `roles`, with what else limits who comes in.
@@ -76,7 +76,7 @@ fn check_limits(kind: Kind, settings: &Settings<'_>, endpoints: &Endpoints) -> R
     if organizations.iter().all(is_tenant) { Ok(()) } else { Err(not_in_claims("allowed_organizations")) }
 }
 
-/// The claim of which everybody must have one of these values.
+/// The claim that must have one of these values.
 fn read_limit(kind: Kind, settings: &Settings<'_>) -> Result<Option<(String, Vec<String>)>, Reason> {
     let groups = settings.list("allowed_groups")?;
     let hosted = settings.list("hosted_domain")?;
@@ -192,7 +192,7 @@ fn app_roles() -> Vec<RoleEntry> {
     ]
 }
 
-/// Everybody as a Viewer, where Grafana gives everybody that much.
+/// The Viewer role for everyone, if Grafana grants it to everyone.
 fn without_roles(
     why: &str,
     path: Option<&str>,
