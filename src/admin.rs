@@ -104,8 +104,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The state of an admin server for these keys, whose listener speaks `transport`.  Who may manage keys, and from
-    /// which origins, is in the authorizer's snapshot.
+    /// The state of an admin server for these keys, with a listener that speaks `transport`.  Who may manage keys, and
+    /// from which origins, is in the authorizer's snapshot.
     pub fn new(
         authorizer: Arc<Authorizer>,
         keys: Arc<Keys>,
@@ -213,7 +213,7 @@ fn router(admin: Arc<Admin>) -> Router {
     })
 }
 
-/// Where a path stands.
+/// The location of a path.
 enum BelowPrefix {
     /// Not below the prefix.
     Not,
@@ -306,7 +306,7 @@ impl Admin {
         change.await.unwrap_or_else(|_| ApiError::Internal.into_response())
     }
 
-    /// Reserves what a change needs: one of [`MAX_CHANGES`] permits, and a place for its line in the audit log.
+    /// Reserves the resources of a change: one of [`MAX_CHANGES`] permits, and a place for its line in the audit log.
     fn reserve_change(&self) -> Result<(OwnedSemaphorePermit, Reservation), ApiError> {
         let permit = Arc::clone(&self.change_permits).try_acquire_owned();
         let permit = permit.map_err(|_| DenyReason::Overloaded)?;

@@ -127,12 +127,12 @@ pub enum CliError {
     /// Standard output cannot be written to.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
-    /// A token that is told this once cannot be written to standard output.
+    /// A token that is shown only once cannot be written to standard output.
     #[error("cannot write the token to standard output: {source}\n{lost}")]
     TokenLost {
         /// What is the case now, and what to do.
         lost: String,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Files cannot be written into a directory.
@@ -140,7 +140,7 @@ pub enum CliError {
     WriteInto {
         /// The directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A manual page cannot be rendered.
@@ -157,7 +157,7 @@ pub enum CliError {
     Workers {
         /// How many there should be.
         workers: usize,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Signals cannot be received.
@@ -279,7 +279,7 @@ pub enum CommandOutcome {
     Success,
     /// It failed, and has reported why in the format that its arguments ask for.
     Failure,
-    /// The answer is no.  `explain --exit-code`: the request is denied; `token check`: the text is none of our tokens.
+    /// The result is negative.  `explain --exit-code`: the request is denied; `token check`: the text is not one of our tokens.
     Denied,
 }
 

@@ -42,17 +42,17 @@ enum Value {
     Text(Box<str>),
     /// Bytes that are no text; they are compared as they are.
     Bytes(Box<[u8]>),
-    /// BER of something that is no text; what it means depends on the type of the attribute.
+    /// BER of a value that is not text; its meaning depends on the type of the attribute.
     Ber(Box<[u8]>),
 }
 
-/// Why a text is no distinguished name.
+/// Why a text is not a distinguished name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} (character {character})")]
 pub struct DistinguishedNameError {
-    /// What is wrong.
+    /// The problem.
     pub problem: &'static str,
-    /// Where: 1 is the first character.
+    /// The position: 1 is the first character.
     pub character: usize,
 }
 

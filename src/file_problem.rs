@@ -1,6 +1,6 @@
 //! What the operating system says of a file that cannot be used, with what to do about it.
 //!
-//! The text goes on behind the path: an error names the file first.
+//! The text continues after the path: an error names the file first.
 
 use std::fmt;
 use std::io::{Error, ErrorKind};

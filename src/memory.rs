@@ -1,12 +1,12 @@
-//! How much memory the process may use before the operating system ends it.
+//! The memory limit of the process.
 //!
-//! Budgets are shares of it.  It is read once: what a container may use does not change while it runs, but for
-//! resizing in place, which a restart takes over.
+//! Budgets are shares of it.  It is read once: the limit of a container does not change while it runs, except by an
+//! in-place resize, which needs a restart of this process.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Where Linux tells about the process itself (proc_pid_cgroup(5), proc_pid_mountinfo(5), proc_meminfo(5)).
+/// The files in which Linux describes the process (proc_pid_cgroup(5), proc_pid_mountinfo(5), proc_meminfo(5)).
 const PROC: &str = "/proc";
 
 static LIMIT: OnceLock<u64> = OnceLock::new();
@@ -17,7 +17,7 @@ pub fn limit() -> u64 {
     *LIMIT.get_or_init(|| read(Path::new(PROC), Path::new("/")))
 }
 
-/// Sets the limit, where the operator knows better.  Later calls of this and of [`limit`] change nothing.
+/// Sets the limit from the operator's option.  Later calls of this and of [`limit`] change nothing.
 pub fn set_limit(bytes: u64) {
     // An earlier call has fixed the limit: it stays as it is.
     let _ = LIMIT.set(bytes);
@@ -63,7 +63,7 @@ impl<'m> Hierarchy<'m> {
         Some(Self { is_v2, root, mount_point })
     }
 
-    /// The process' group, if this line of `/proc/self/cgroup` tells it: `ID:CONTROLLERS:GROUP`.
+    /// The process' group, if this line of `/proc/self/cgroup` names it: `ID:CONTROLLERS:GROUP`.
     fn group<'c>(&self, line: &'c str) -> Option<&'c str> {
         let (id, rest) = line.split_once(':')?;
         let (controllers, group) = rest.split_once(':')?;

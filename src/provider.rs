@@ -1,9 +1,9 @@
 //! The client of providers, at which people log in: OpenID Connect (Core 1.0, Discovery 1.0) or plain OAuth 2 (RFC 6749).
 //!
 //! A browser is sent to the provider ([`Providers::authorization_url`]) and comes back with a code, which
-//! [`Providers::redeem`] exchanges for what the provider says of the person: their **claims**.  By OpenID Connect these
-//! are those of the ID token, merged with userinfo where the provider has it; by plain OAuth 2 they are the answer of
-//! `api_url`.  Cookies, `state` and pages are the caller's, and what claims mean is decided elsewhere, too.
+//! [`Providers::redeem`] exchanges for the **claims** of the person.  By OpenID Connect these are those of the ID
+//! token, merged with userinfo where the provider has it; by plain OAuth 2 they are the answer of `api_url`.  Cookies,
+//! `state` and pages are the caller's, and what claims mean is decided elsewhere, too.
 //!
 //! Limits:
 //! - A request has `timeout`, with the time that it waits while four others to the same provider are on their way.
@@ -11,7 +11,7 @@
 //! - A provider's document and its keys are kept for an hour.  Afterwards log-in waits until the provider has answered
 //!   again.  Keys are renewed before that for an ID token that none of them signed, at most once a minute.
 //!
-//! What never happens:
+//! Guarantees:
 //! - Nothing is sent without TLS, but to 127.0.0.0/8, ::1 and `localhost`.  Certificates are verified always.  No redirect
 //!   is followed.
 //! - An ID token counts only when RS256, ES256 or EdDSA signed it by a key that the provider publishes for this, and when
@@ -81,20 +81,20 @@ pub struct Providers {
     providers: Arc<Mutex<HashMap<ProviderName, Arc<Provider>>>>,
 }
 
-/// What a browser is sent to the provider with.
+/// The parameters with which a browser is sent to the provider.
 pub struct AuthorizationRequest<'a> {
-    /// Where it comes back to.
+    /// The address to which it returns.
     pub redirect_uri: &'a str,
-    /// What it brings back.
+    /// The state that it returns.
     pub state: &'a str,
-    /// What the ID token repeats.  Plain OAuth 2 has none, and is sent none.
+    /// The nonce that the ID token repeats.  Plain OAuth 2 does not have one.
     pub nonce: &'a str,
     /// What proves later that the code is redeemed by the party that requested it (RFC 7636): 43 to 128 of A-Z, a-z, 0-9 and
     /// `-._~`.  Its digest is sent.
     pub verifier: &'a str,
 }
 
-/// What is known of one provider.
+/// The state of one provider.
 struct Provider {
     client: Client,
     /// That of the settings.
@@ -208,8 +208,8 @@ impl Providers {
         }
     }
 
-    /// Asks a provider for its document and its keys, or, by plain OAuth 2, whether anybody answers at its URLs; says what
-    /// answered, in words.  Nothing is kept, and nothing is taken from what was kept.
+    /// Asks a provider for its document and its keys, or, by plain OAuth 2, whether a server answers at its URLs; says
+    /// what answered, in words.  Nothing is kept, and nothing is taken from what was kept.
     ///
     /// # Errors
     /// Log-in would not work.
@@ -236,7 +236,7 @@ impl Providers {
         }
     }
 
-    /// What is known of the provider of these settings.
+    /// The state of the provider of these settings.
     fn provider(&self, settings: &ProviderSettings) -> Arc<Provider> {
         let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
         match providers.get(&settings.name) {

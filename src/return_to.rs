@@ -1,9 +1,9 @@
-//! Browsers and the log-in page: where one without a credential is sent ([`LogInRedirect`]), and where it goes on after
-//! log-in ([`ReturnHosts`]).
+//! Browsers and the log-in page: the redirect of a browser without a credential ([`LogInRedirect`]), and its return
+//! address after log-in ([`ReturnHosts`]).
 //!
-//! A **return address** comes from the author of the link to the log-in page, so it is believed only under hosts of the
-//! configuration.  What is compared is the host as a URL's parser reads it, and what is handed on is written again from
-//! what was parsed: a browser cannot read another host in it.
+//! A **return address** comes from the author of the link to the log-in page, so it is accepted only under hosts of the
+//! configuration.  The comparison uses the host as a URL parser reads it, and the address is rewritten from the parsed
+//! parts, so that a browser cannot read another host in it.
 
 #[cfg(feature = "server")]
 mod hosts;

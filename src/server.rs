@@ -57,7 +57,7 @@ enum Socket {
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// A file that is no socket stands at the path.
+    /// A file at the path is not a socket.
     #[error(
         "cannot listen on {0}: the path is a file that is not a socket; remove it or choose another path"
     )]
@@ -70,7 +70,7 @@ pub enum BindError {
     Folder {
         /// The address.
         address: Listen,
-        /// What is wrong with the folder.
+        /// The problem with the folder.
         problem: FolderProblem,
     },
     /// The operating system does not allow it.
@@ -83,7 +83,7 @@ pub enum BindError {
     },
 }
 
-/// What to do where the operating system does not allow an address; empty where it says enough.
+/// A hint for an address that the operating system does not allow; empty if its error is clear.
 fn advice(address: &Listen, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
         (Listen::Tcp(_), io::ErrorKind::PermissionDenied) => {
@@ -100,7 +100,7 @@ impl Listener {
     /// Binds an address.  A stale Unix socket without a listener is replaced.
     ///
     /// # Errors
-    /// [`BindError`] names the address and what is in the way.
+    /// [`BindError`] names the address and the problem.
     pub async fn bind(address: &Listen) -> Result<Self, BindError> {
         let refused = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse(address.clone()),
@@ -183,19 +183,19 @@ async fn remove_stale_socket(address: &Listen, path: &Path) -> Result<(), BindEr
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|error| BindError::Refused { address: address.clone(), error })
         }
-        // A process listens, or at least one may: its socket stays.
+        // A process listens or may listen: its socket stays.
         Ok(_) | Err(_) => Err(BindError::InUse(address.clone())),
     }
 }
 
-/// Binds a socket file that is never open to more than [`SOCKET_MODE`] says, not even for a moment:
-/// Linux gives the file the mode that the unbound socket has, less the umask.
+/// Binds a socket file that never has more permissions than [`SOCKET_MODE`], not even for a moment: Linux gives the
+/// file the mode of the unbound socket, reduced by the umask.
 fn bind_file(path: &Path) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
     let descriptor = std::fs::File::from(socket.as_fd().try_clone_to_owned()?);
     descriptor.set_permissions(std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.bind(path)?;
-    // A umask may have taken away what the group needs.
+    // The umask may have removed the permissions of the group.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)
 }
@@ -235,7 +235,7 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
-    /// Over one of the others, after a handshake ([`tls`]).  Boxed, so that it does not make the others larger.
+    /// TLS over one of the others ([`tls`]).  Boxed, so that it does not make the others larger.
     Tls(Box<TlsStream<Stream>>),
 }
 

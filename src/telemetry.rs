@@ -28,7 +28,7 @@ use traces::{CheckSpan, Traces};
 
 /// One answered Check, for metrics, decision log and span.
 pub struct CheckRecord<'a> {
-    /// What was decided.
+    /// The decision.
     pub decision: &'a Decision,
     /// The request; none when its message was not read.
     pub request: Option<&'a Attributes<'a>>,
@@ -63,7 +63,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Telemetry with this log of decisions, that shows what the log counts of itself.
+    /// Telemetry with this log of decisions, and the log's own counters.
     pub fn new(decisions: DecisionLog, log: Option<LogCounters>) -> Self {
         Self {
             metrics: Metrics::new(log),
@@ -83,7 +83,7 @@ impl Telemetry {
         Self { traces, ..self }
     }
 
-    /// The span of a Check that begins now, with its gRPC metadata; `None` when no traces are sent.
+    /// The span of a Check that starts now, with its gRPC metadata; `None` if no traces are sent.
     // Boxed, so that the task of every Check stays as small as without traces.
     pub fn begin_span(&self, metadata: &HeaderMap) -> Option<Box<CheckSpan>> {
         self.traces.as_ref().map(|traces| Box::new(traces.begin(metadata)))

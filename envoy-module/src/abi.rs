@@ -1,8 +1,8 @@
 //! Envoy's dynamic modules: a C interface of functions that we export and of functions that Envoy exports.
 //!
 //! Names and shapes are those of Envoy's header `source/extensions/dynamic_modules/abi/abi.h`, without the prefix
-//! `envoy_dynamic_module_`.  What is declared here is the same in Envoy 1.38, 1.39 and 1.40; what only newer ones export
-//! is looked for at run time ([`takes_metadata_structs`]).
+//! `envoy_dynamic_module_`.  The declarations are the same in Envoy 1.38, 1.39 and 1.40.  Functions that only newer
+//! versions export are looked up at run time ([`takes_metadata_structs`]).
 
 mod callbacks;
 mod exports;
@@ -30,7 +30,7 @@ pub enum LogLevel {
 
 /// `type_on_http_filter_request_headers_status`: what Envoy does after the headers' hook.
 ///
-/// There is no `StopIteration` (1): with it Envoy goes on at the first frame of the body, decided or not.
+/// There is no `StopIteration` (1): with it Envoy continues at the first frame of the body, even without a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub enum HeadersStatus {
@@ -132,8 +132,8 @@ impl ConfigHandle<'_> {
 
 /// A request's stream on Envoy's side, within one hook.
 ///
-/// What it lends borrows from it, and what changes it borrows it mutably: Envoy's memory of headers is valid until the
-/// next change, or the end of the hook.
+/// Borrowed data borrows from it, and changes borrow it mutably: Envoy's memory of headers is valid until the next
+/// change, or the end of the hook.
 pub struct Stream<'h> {
     pointer: *mut c_void,
     hook: PhantomData<&'h mut ()>,
@@ -233,7 +233,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Answers the client; the request goes no further.
+    /// Answers the client; the request is not forwarded.
     pub fn send_response(&mut self, status: u16, headers: &[(&str, &str)], body: &str, details: &str) {
         let mut pairs: Vec<_> = headers
             .iter()
@@ -257,7 +257,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Answers the client with these headers alone, which must have `:status`.
+    /// Answers the client with only these headers, which must include `:status`.
     pub fn send_response_headers(&mut self, headers: &[(&str, &str)]) {
         let mut pairs: Vec<_> = headers
             .iter()
@@ -279,13 +279,13 @@ impl Stream<'_> {
         }
     }
 
-    /// Goes on with a request that was stopped.
+    /// Continues a request that was stopped.
     pub fn continue_decoding(&mut self) {
         // SAFETY: the pointer is Envoy's, of the hook that runs.
         unsafe { callbacks::envoy_dynamic_module_callback_http_filter_continue_decoding(self.pointer) }
     }
 
-    /// What the most specific route says of this filter.
+    /// The settings of the most specific route for this filter.
     pub fn route_settings(&self) -> Option<&RouteSettings> {
         // SAFETY: the pointer is Envoy's, of the hook that runs.  What it gives is what `exports` made of this route's
         // configuration: a RouteSettings, which lives for as long as the route, and this stream holds its route.
@@ -350,7 +350,7 @@ impl Stream<'_> {
         }
     }
 
-    /// What brings a result back to this stream's thread from another.
+    /// The scheduler that brings a result from another thread back to this stream's thread.
     pub fn scheduler(&self) -> Scheduler {
         // SAFETY: the pointer is Envoy's, of the hook that runs.
         Scheduler(unsafe { callbacks::envoy_dynamic_module_callback_http_filter_scheduler_new(self.pointer) })

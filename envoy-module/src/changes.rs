@@ -1,4 +1,4 @@
-//! What an answer changes: copied, because Envoy's memory of the request does not outlast the first change.
+//! The changes of an answer: copied, because Envoy's memory of the request is only valid until the first change.
 
 use envoy_auth_tokens::answer::{
     ActorAnswer, AllowAnswer, Answer, Denial, DenyAnswer, MetadataValue, Shadow,
@@ -10,15 +10,15 @@ use crate::abi;
 use crate::metadata;
 use crate::query::without_parameters;
 
-/// What is done with a request.
+/// The verdict about a request.
 pub enum Changes {
-    /// It passes, changed.
+    /// It passes, with these changes.
     Allow(AllowChanges),
     /// It is denied.
     Deny(Box<DenyChanges>),
 }
 
-/// How a request that passes is changed, in this order.
+/// The changes to a request that passes, in this order.
 pub struct AllowChanges {
     /// Headers that replace those of their names.
     pub set: Headers,
@@ -32,11 +32,11 @@ pub struct AllowChanges {
     pub metadata: Metadata,
 }
 
-/// What the client gets instead.
+/// The response of a denial.
 pub struct DenyChanges {
     /// The answer.
     pub denial: Denial,
-    /// Whether Envoy takes the client for one of gRPC, so that the status is told by gRPC alone.
+    /// Whether Envoy treats the client as a gRPC client, so that the status is only in the gRPC trailers.
     pub is_grpc: bool,
     /// Whether the answer has no body, and a gRPC client no message.
     pub is_head: bool,
@@ -44,7 +44,7 @@ pub struct DenyChanges {
     pub metadata: Metadata,
 }
 
-/// Dynamic metadata, in the form that this Envoy takes.
+/// Dynamic metadata, in the form that this Envoy accepts.
 pub enum Metadata {
     /// An encoded `google.protobuf.Struct`.
     Struct(Vec<u8>),
@@ -53,7 +53,7 @@ pub enum Metadata {
 }
 
 impl Changes {
-    /// What the answer to this request changes.
+    /// The changes of the answer to this request.
     pub fn new(decision: &Decision, http: Option<&Http<'_>>) -> Self {
         match Answer::new(decision, http) {
             Answer::Allow(allow) => Self::Allow(AllowChanges::new(&allow, http)),
@@ -64,7 +64,7 @@ impl Changes {
 
 impl AllowChanges {
     fn new(allow: &AllowAnswer<'_>, http: Option<&Http<'_>>) -> Self {
-        // What depends on the actor alone is encoded once for each principal.
+        // The part that depends only on the actor is encoded once for each principal.
         let encode = || ActorPart::encode(&allow.actor);
         let anonymous;
         let part = ActorPart(match allow.actor.cache() {
@@ -135,7 +135,7 @@ fn metadata_text(text: &str) -> MetadataValue<'_> {
     MetadataValue::Text(text)
 }
 
-/// Names and values of headers, in one buffer: each with its length in front.
+/// Names and values of headers in one buffer, each after its length.
 #[derive(Default)]
 pub struct Headers(Vec<u8>);
 
@@ -152,7 +152,7 @@ impl Headers {
     }
 }
 
-/// The part of an answer that depends on the actor alone: the lengths of three parts, and these.
+/// The part of an answer that depends only on the actor: the lengths of three parts, and the parts.
 struct ActorPart<'e>(&'e [u8]);
 
 impl<'e> ActorPart<'e> {
@@ -189,7 +189,7 @@ fn split_length(bytes: &[u8]) -> (usize, &[u8]) {
     (usize::from_le_bytes(*length), rest)
 }
 
-/// Texts, each with its length in front.
+/// Texts, each after its length.
 struct Texts<'e>(&'e [u8]);
 
 impl<'e> Iterator for Texts<'e> {

@@ -40,7 +40,7 @@ struct Stats {
 }
 
 impl FilterConfig {
-    /// The filter with this `filter_config`; what is wrong is written into Envoy's log, and Envoy rejects it.
+    /// The filter with this `filter_config`.  An error is written into Envoy's log, and Envoy rejects the filter.
     pub fn new(handle: &ConfigHandle<'_>, settings: Option<&str>) -> Option<Self> {
         let instance =
             FilterSettings::read(settings).map_err(|error| error.to_string()).and_then(|settings| {
@@ -66,7 +66,7 @@ pub struct Filter {
     stats: Stats,
     state: Cell<State>,
     waiting: RefCell<Option<Waiting>>,
-    /// What the response of a request that passes gets.
+    /// The headers for the response of a request that passes.
     response: RefCell<Vec<(&'static str, String)>>,
 }
 
@@ -80,27 +80,27 @@ enum State {
     Ended,
 }
 
-/// A request whose decision takes a while.
+/// A request that waits for its decision.
 struct Waiting {
     request: Arc<RequestCopy>,
     decision: Arc<Mutex<Option<Decision>>>,
     started: StartedDecision,
 }
 
-/// When a decision began, and its span where Envoy traces the request.
+/// When a decision started, and its span if Envoy traces the request.
 struct StartedDecision {
     at: Instant,
     span: Option<ChildSpan>,
 }
 
-/// How far a request is after its headers.
+/// The state of a request after its headers.
 #[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 enum Step {
     Decided(FinishedDecision),
     Waits,
 }
 
-/// A decision, with what it changes.
+/// A decision, with its changes.
 struct FinishedDecision {
     decision: Decision,
     changes: Changes,
@@ -116,7 +116,7 @@ impl From<Passed> for HeadersStatus {
     }
 }
 
-/// Envoy did not take a change.
+/// Envoy did not accept a change.
 struct NotChanged;
 
 impl Filter {
@@ -131,7 +131,7 @@ impl Filter {
         }
     }
 
-    /// Whether the request passes, so that its body and trailers may, too.
+    /// Whether the request passes, so that its body and trailers may pass as well.
     pub fn has_passed(&self) -> bool {
         self.state.get() == State::Passed
     }
@@ -144,7 +144,7 @@ impl Filter {
         self.waiting.take();
     }
 
-    /// Decides about a request whose headers have arrived, or begins to.
+    /// Decides about a request after its headers have arrived, or starts the decision.
     pub fn request_headers(&self, stream: &mut Stream<'_>) -> HeadersStatus {
         let step = catch_unwind(AssertUnwindSafe(|| self.decide(stream)));
         match step.unwrap_or_else(|_| Step::Decided(self.panicked())) {
@@ -155,15 +155,15 @@ impl Filter {
         }
     }
 
-    /// Changes the headers of the response.  Envoy does not take a change where it has no headers, and then there is nobody
-    /// to read one.
+    /// Changes the headers of the response.  Envoy rejects a change where there are no headers; then the client would
+    /// not see it either.
     pub fn response_headers(&self, stream: &mut Stream<'_>) {
         for (name, value) in self.response.take() {
             stream.set_response_header(name, value.as_bytes());
         }
     }
 
-    /// Goes on with a request whose decision has come.
+    /// Continues a request after its decision.
     pub fn resume(&self, stream: &mut Stream<'_>) {
         if self.state.get() != State::Undecided {
             return;
@@ -182,7 +182,7 @@ impl Filter {
         }
     }
 
-    /// The decision, if it is made at once, as nearly all are.
+    /// The decision, if it is made at once, as is usual.
     fn decide(&self, stream: &Stream<'_>) -> Step {
         let started = StartedDecision { at: Instant::now(), span: stream.child_span(SPAN) };
         let policy = stream.route_settings().map(|route| route.policy.as_bytes());
@@ -203,7 +203,7 @@ impl Filter {
         self.decide_later(stream, Arc::new(RequestCopy::new(&attributes)), started)
     }
 
-    /// The client's address, where it is written down.
+    /// The client's address, if it is logged.
     fn client<'s>(&self, stream: &'s Stream<'_>) -> ClientAddress<'s> {
         if self.instance.records_use {
             ClientAddress::new(without_port(stream.source_address()))
@@ -219,7 +219,7 @@ impl Filter {
         scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
     }
 
-    /// Decides on a thread of ours, unless the decision is there at once.
+    /// Decides on a thread of the module, unless the decision is made at once.
     fn decide_later(&self, stream: &Stream<'_>, request: Arc<RequestCopy>, started: StartedDecision) -> Step {
         let (instance, copy) = (Arc::clone(&self.instance), Arc::clone(&request));
         let mut decision = Box::pin(async move {
@@ -247,7 +247,7 @@ impl Filter {
         Step::Waits
     }
 
-    /// Records a decision, ends its span, and copies what it changes.
+    /// Records a decision, ends its span, and copies its changes.
     fn record(
         &self,
         decision: Decision,
@@ -275,7 +275,7 @@ impl Filter {
         FinishedDecision { decision, changes, microseconds: 0 }
     }
 
-    /// Puts a decision into effect.  Gives back the proof that the request passes, or has denied it.
+    /// Applies a decision.  Returns the proof that the request passes, or denies it.
     fn conclude(&self, stream: &mut Stream<'_>, finished: &FinishedDecision) -> Option<Passed> {
         self.count(stream, finished);
         match (&finished.decision.verdict, &finished.changes) {
@@ -311,7 +311,7 @@ impl Filter {
         set_metadata(stream, &changes.metadata);
         let denial = &changes.denial;
         if changes.is_grpc {
-            // `send_response` would tell a gRPC client the status OK, whatever the denial.
+            // `send_response` would send a gRPC client the status OK for every denial.
             let mut headers = vec![(":status", "200"), ("content-type", "application/grpc")];
             if !changes.is_head {
                 headers.push(("grpc-message", &*denial.body));
@@ -341,7 +341,8 @@ impl Filter {
     }
 }
 
-/// Lets a request pass, changed.  Nothing else makes a [`Passed`], without which Envoy is never told to continue.
+/// Lets a request pass, with its changes.  Only this function makes a [`Passed`], and without one Envoy never
+/// continues.
 fn let_pass(stream: &mut Stream<'_>, _: &Permit, changes: &AllowChanges) -> Result<Passed, NotChanged> {
     // ext_authz sets, removes, and writes the path, in this order.
     for (name, value) in changes.set.iter() {
@@ -363,7 +364,7 @@ fn let_pass(stream: &mut Stream<'_>, _: &Permit, changes: &AllowChanges) -> Resu
     Ok(Passed(()))
 }
 
-/// Tells a span what the server's own spans tell of a decision.
+/// Sets the attributes of a span about a decision, as in the server's own spans.
 fn describe(span: &ChildSpan, decision: &Decision) {
     let outcome = decision.outcome();
     span.set_tag("envoy_auth_tokens.decision", outcome.as_str());
@@ -378,7 +379,7 @@ fn describe(span: &ChildSpan, decision: &Decision) {
             span.set_tag("envoy_auth_tokens.key_id", &id.to_string());
         }
     }
-    // A denial is an answer; only what is our own fault is an error.
+    // A denial is an answer; only an internal error is an error of the span.
     if let Outcome::Denied(reason) = outcome
         && reason.details().status >= 500
     {
@@ -387,7 +388,7 @@ fn describe(span: &ChildSpan, decision: &Decision) {
     }
 }
 
-/// An address without its port: Envoy 1.38 and 1.39 write one behind it.
+/// An address without its port: Envoy 1.38 and 1.39 append one.
 fn without_port(address: &[u8]) -> &[u8] {
     let colons = address.iter().filter(|&&byte| byte == b':').count();
     let end = |stop| address.iter().position(|&byte| byte == stop).unwrap_or(address.len());

@@ -1,8 +1,8 @@
-//! One configuration at work in this process: rules, keys and their follower, logs, metrics and probes, on threads of our
-//! own.
+//! A running configuration in this process: rules, keys and their follower, logs, metrics and probes, on separate
+//! threads.
 //!
-//! Filters with the same settings share one instance, whatever the number of workers and listeners.  It begins with the
-//! first of them and ends with the last one and its last request.
+//! Filters with the same settings share one instance, whatever the number of workers and listeners.  It starts with the
+//! first filter, and ends with the last filter and its last request.
 
 use std::collections::HashMap;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -45,23 +45,23 @@ const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
 const BIND_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long closing the key store may take.
 const CLOSE_STORE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Threads on which what waits is awaited; passwords and stores have their own.
+/// Threads for decisions that wait; passwords and stores have their own threads.
 const RUNTIME_THREADS: usize = 2;
 
 /// The instances that run, by their settings.
 static INSTANCES: LazyLock<Mutex<HashMap<FilterSettings, Weak<Instance>>>> = LazyLock::new(Mutex::default);
 
-/// A configuration at work.
+/// A running configuration.
 pub struct Instance {
     /// Decides.
     pub authorizer: Arc<Authorizer>,
     /// Records decisions.
     pub telemetry: Arc<Telemetry>,
-    /// Where what waits is awaited.
+    /// The runtime for decisions that wait.
     pub runtime: Handle,
-    /// Whether uses of keys are written down, and by whom.
+    /// Whether uses of keys are written, and the task that does so.
     pub records_use: bool,
-    /// What ends with it.
+    /// The work that ends with it.
     services: Option<Services>,
     _log: OpenLog,
 }
@@ -109,7 +109,7 @@ impl Instance {
         Ok(instance)
     }
 
-    /// A denial before anything is known of the request.
+    /// A denial before the request was read.
     pub fn deny(&self, reason: DenyReason) -> Decision {
         Decision::deny(self.authorizer.snapshot(), reason)
     }
@@ -133,7 +133,7 @@ impl Instance {
             .thread_name("envoy-auth-tok")
             .enable_all()
             .build()?;
-        // Dropped in good order also where the start fails half-way.
+        // Dropped in the right order even if the start fails half-way.
         runtime.handle().clone().block_on(Self::start_on(
             runtime,
             settings,

@@ -1,7 +1,7 @@
-//! envoy-auth-tokens inside Envoy's process: an HTTP filter by Envoy's dynamic modules.
+//! envoy-auth-tokens inside Envoy's process: an HTTP filter as a dynamic module of Envoy.
 //!
-//! The engine is that of the server, and so are configuration, reloading, keys, metrics and logs; this crate is what lies
-//! between them and Envoy:
+//! Engine, configuration, reloading, keys, metrics and logs are those of the server.  This crate connects them to
+//! Envoy:
 //!
 //! | module | |
 //! | --- | --- |
@@ -16,12 +16,13 @@
 //!
 //! ## What must stay true
 //!
-//! - Envoy goes on with a request by `filter::let_pass` alone, which takes a [`Permit`](envoy_auth_tokens::policy::Permit).
-//!   Every other way out of the headers' hook, a caught panic included, has denied or waits, and returns
-//!   `StopAllIterationAndWatermark`.  `StopIteration` would let the first frame of a body through (measured).
-//! - Nothing of Envoy's memory is kept after a hook.  A request that waits (for a password) is copied before.
+//! - Envoy continues a request only through `filter::let_pass`, which takes a
+//!   [`Permit`](envoy_auth_tokens::policy::Permit).  Every other exit of the headers' hook, including a caught panic,
+//!   denies or waits, and returns `StopAllIterationAndWatermark`.  `StopIteration` would let the first frame of a body
+//!   through (measured).
+//! - No reference to Envoy's memory is kept after a hook.  A request that waits (for a password) is copied first.
 //! - No panic reaches Envoy: every export catches it.
-//! - A filter is reached by shared references alone: Envoy may call one hook within another.
+//! - A filter is only accessed through shared references: Envoy may call one hook within another.
 
 #[allow(unsafe_code)]
 mod abi;

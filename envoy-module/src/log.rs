@@ -1,8 +1,8 @@
 //! Our log lines in Envoy's log.
 //!
-//! What the library says through `tracing` becomes lines of Envoy's log component `dynamic_modules`, with Envoy's level
-//! and Envoy's destination.  Threads of ours may outlast their instance for a moment: while there is no instance nothing
-//! is written, since Envoy may be on its way out.
+//! The library's `tracing` events become lines of Envoy's log component `dynamic_modules`, with Envoy's level and
+//! destination.  The module's threads may outlive their instance for a moment.  Without an instance nothing is written,
+//! since Envoy may be shutting down.
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ impl Drop for OpenLog {
     }
 }
 
-/// Takes the lines of this process' copy of the library, once.
+/// Receives the lines of this process' copy of the library, once.
 pub fn start() {
     // An error means that they are taken already.
     if tracing::subscriber::set_global_default(EnvoyLog).is_ok() {

@@ -1,6 +1,6 @@
-//! Dynamic metadata: a `google.protobuf.Struct`, or flat members for an Envoy that takes none.
+//! Dynamic metadata: a `google.protobuf.Struct`, or flat members for an Envoy that does not accept structs.
 //!
-//! It stands where ext_authz puts it, so that access logs, RBAC and rate limits need not know which of the two decided.
+//! It has the same place as that of ext_authz, so that access logs, RBAC and rate limits work with both.
 
 use envoy_auth_tokens::answer::MetadataValue;
 use serde_json::Value;

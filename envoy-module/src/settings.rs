@@ -1,4 +1,4 @@
-//! What Envoy's configuration says of the filter: `filter_config`, as JSON.
+//! The settings of the filter in Envoy's configuration: `filter_config`, as JSON.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::abi;
 
 /// The environment variable that names the folder of configurations.
 const FOLDER_VARIABLE: &str = "ENVOY_AUTH_TOKENS_FOLDER";
-/// The folder of configurations where the variable does not say otherwise.
+/// The default folder of configurations.
 const DEFAULT_FOLDER: &str = "/etc/envoy-auth-tokens";
 
 /// `filter_config` of a filter.  Filters with the same settings share one instance.
@@ -21,7 +21,7 @@ const DEFAULT_FOLDER: &str = "/etc/envoy-auth-tokens";
 pub struct FilterSettings {
     /// The configuration's file.  Rules never are in Envoy's own configuration, which `/config_dump` shows.
     pub config: PathBuf,
-    /// Whether the store of keys is only read.  If not, the time of last use is written.
+    /// Whether the key store is read-only.  If not, the time of last use is written.
     #[serde(default = "yes")]
     pub read_only: bool,
     /// Where `/live`, `/ready` and `/metrics` are served, if anywhere.
@@ -57,8 +57,8 @@ pub enum SettingsError {
     /// It is not text.
     #[error("filter_config is not UTF-8: it must be JSON text in a StringValue")]
     NotText,
-    /// The file is outside the folder.  The error does not say whether the file exists: a person who may write a filter need
-    /// not be one who may read files.
+    /// The file is outside the folder.  The error does not say whether the file exists: a person who may write a filter
+    /// may not be allowed to read files.
     #[error(
         "filter_config: `config` must name a file in {folder}, or in the folder that the environment variable \
          {FOLDER_VARIABLE} of Envoy's process names"
@@ -67,7 +67,7 @@ pub enum SettingsError {
         /// The folder.
         folder: PathBuf,
     },
-    /// The address of the probes is none.
+    /// The address of the probes is not valid.
     #[error("filter_config: probes: {0}")]
     Probes(#[from] ListenError),
 }
@@ -95,8 +95,8 @@ impl FilterSettings {
     }
 }
 
-/// The file, if it lies in this folder, links followed.  A file that is not there yet is judged by its folder, so that
-/// the error about it is that of the configuration.
+/// The file, if it lies in this folder, links followed.  A file that does not exist yet is checked by its folder, so
+/// that the configuration reports the error.
 fn within(folder: &Path, file: &Path) -> Option<PathBuf> {
     let folder = folder.canonicalize().ok()?;
     let file = if file.is_absolute() { file.to_path_buf() } else { folder.join(file) };
@@ -108,7 +108,7 @@ fn within(folder: &Path, file: &Path) -> Option<PathBuf> {
     real.starts_with(&folder).then_some(file)
 }
 
-/// What a route says of the filter.
+/// The settings of a route for the filter.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
@@ -117,7 +117,7 @@ pub struct RouteSettings {
 }
 
 impl RouteSettings {
-    /// Reads the settings of a route; what is wrong is written into Envoy's log, and Envoy rejects the route.
+    /// Reads the settings of a route.  An error is written into Envoy's log, and Envoy rejects the route.
     pub fn read_or_log(text: Option<&str>) -> Option<Self> {
         let read = text.ok_or_else(|| "it is not UTF-8".to_owned());
         let read = read.and_then(|text| serde_json::from_str(text).map_err(|error| error.to_string()));

@@ -1,4 +1,4 @@
-//! How an actor is written into headers.
+//! The headers that tell the upstream about the actor.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Actor, ascii_json};
 use crate::attributes::NameLengthFilter;
 
-/// What an actor's headers may take together, names and values, in bytes.
+/// The maximum size of an actor's headers together, names and values, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
 
 /// Up to this many names, comparing each costs less than hashing the one that is searched for.
@@ -18,11 +18,11 @@ const MAX_WITHOUT_HASHES: usize = 8;
 pub struct ActorHeader {
     /// The header's name: lower-case letters, digits and `-`.
     pub name: Box<str>,
-    /// What of the actor it carries.
+    /// The part of the actor in the header.
     pub selector: Selector,
 }
 
-/// What of the actor a header carries.
+/// The part of an actor in a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
     /// `"*"`: the whole actor as JSON.
@@ -34,7 +34,7 @@ pub enum Selector {
 impl ActorHeader {
     /// The header's value for this actor: printable ASCII, without blanks at either end.
     ///
-    /// `None` where there is nothing to say (null, absent, empty text, empty list): the header is removed.
+    /// `None` without a value (null, absent, empty text, empty list): the header is removed.
     pub fn value(&self, actor: &Actor) -> Option<String> {
         let text = match &self.selector {
             Selector::Whole => actor.to_ascii_json(),
@@ -48,7 +48,7 @@ fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
-/// The name as a careless reader might see it: every byte that is no letter or digit is `-`, case is ignored.
+/// The name as a lenient reader sees it: every byte except letters and digits is `-`, and case is ignored.
 ///
 /// CGI and its descendants read `X_Actor`, `x.actor` and `x-actor` as one variable.
 pub fn folds_onto(name: &[u8], actor_header: &str) -> bool {
@@ -84,12 +84,12 @@ impl std::ops::Deref for ActorHeaders {
 }
 
 impl ActorHeaders {
-    /// Each header with its value for this actor; `None` removes it, as every one is without an actor.
+    /// Each header with its value for this actor; `None` removes it.  Without an actor every header is removed.
     pub fn values(&self, actor: Option<&Actor>) -> impl Iterator<Item = (&str, Option<String>)> {
         self.headers.iter().map(move |header| (&*header.name, actor.and_then(|actor| header.value(actor))))
     }
 
-    /// Whether those that are set take no more than [`MAX_BYTES`].
+    /// Whether the headers that are set fit into [`MAX_BYTES`].
     pub fn fit(&self, actor: &Actor) -> bool {
         let size = |(name, value): (&str, Option<String>)| value.map_or(0, |value| name.len() + value.len());
         self.values(Some(actor)).map(size).sum::<usize>() <= MAX_BYTES
@@ -133,7 +133,7 @@ fn member_text(value: &Value) -> String {
     }
 }
 
-/// A null says nothing, so a list that holds one is written as JSON, where it can be seen.
+/// A null has no text, so a list that contains one is written as JSON.
 fn is_scalar(value: &Value) -> bool {
     matches!(value, Value::Bool(_) | Value::Number(_) | Value::String(_))
 }

@@ -30,7 +30,7 @@ use crate::keys::store::{AccountFilter, AccountRef, KeyFilter, KeyOrder, ListedA
 use crate::keys::{Account, Changed, CreateAccount, EditAccount, MAX_NAME, Privileges, Role};
 use crate::snapshot::{NameOwner, Snapshot};
 
-/// The only organization, whose service accounts all are.
+/// The only organization, which has all service accounts.
 const ORGANIZATION: i64 = 1;
 
 /// A service account.
@@ -103,7 +103,7 @@ impl From<ListedAccount> for ServiceAccount {
     }
 }
 
-/// What Grafana calls the account where it is a user's name.
+/// The login name that Grafana gives the account.
 fn login(name: &str) -> String {
     format!("sa-{ORGANIZATION}-{}", name.to_lowercase().replace(' ', "-"))
 }
@@ -119,7 +119,7 @@ pub(super) struct AccountSearch {
     per_page: u32,
 }
 
-/// The query of the search.  What cannot be read counts as missing, as in Grafana.
+/// The query of the search.  An unreadable parameter counts as missing, as in Grafana.
 #[derive(Debug, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SearchQuery {
@@ -288,8 +288,8 @@ pub(super) struct ChangedAccount {
 
 /// Change a service account
 ///
-/// With it changes what each of its keys can do, at once. A member that is left out stays as it is; null clears
-/// description, policies and actor.
+/// The rights of all its keys change at once. A member that is left out stays as it is; null clears description,
+/// policies and actor.
 #[utoipa::path(
     patch,
     path = "/api/serviceaccounts/{id}",
@@ -406,7 +406,7 @@ fn is_end(edit: &EditAccount) -> bool {
     *edit == EditAccount { is_disabled: Some(true), ..EditAccount::default() }
 }
 
-/// Checks what a change of an account says, all but its role's height.
+/// Checks a change of an account, except for the rank of its role.
 fn check_edit(
     edit: &EditAccount,
     account: &Account,

@@ -1,7 +1,7 @@
 //! The lines of the audit log: one for every change, log-in and log-out, and one for every denied one.
 //!
-//! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
-//! known of a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
+//! A line has the actor, the action, the address, the key, and the result.  It never holds a secret.  What is known of
+//! a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
 //! Rows of the same are in the store: a change's is written in its transaction, a denial's after it ([`denials`]).
 
 mod denials;
@@ -107,7 +107,7 @@ impl ChangeAttempt {
         let _ = self.0.caller.set(Arc::clone(principal));
     }
 
-    /// Sets the user who logs in: a name of the configuration, or of a person whose password was right; never another text
+    /// Sets the user who logs in: a name of the configuration, or of a person with a right password; never another text
     /// that was typed.
     pub(super) fn set_user(&self, user: &Arc<str>) {
         let _ = self.0.user.set(Arc::clone(user));
@@ -319,8 +319,8 @@ impl ChangeAttempt {
     }
 }
 
-/// What an audit line says when a change below `/api/serviceaccounts` is denied, and the ids of the account and of its
-/// key in the path; `None` when the request changes nothing.
+/// The message of an audit line when a change below `/api/serviceaccounts` is denied, and the ids of the account and of
+/// its key in the path; `None` when the request changes nothing.
 fn account_denial_message<'p>(
     method: &str,
     path: &'p str,

@@ -34,7 +34,7 @@ pub(super) struct AuditEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     by: Option<String>,
-    /// Of what kind their credential was
+    /// The kind of the credential
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     credential_kind: Option<String>,
@@ -80,7 +80,7 @@ pub(super) struct AuditEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
-    /// How many of a kind the entry stands for; left out for one
+    /// The number of events of a kind that the entry represents; left out for one
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     count: Option<i64>,
@@ -207,7 +207,7 @@ impl<S: Sync> FromRequestParts<S> for AuditQuery {
     }
 }
 
-/// Who did what, the latest first
+/// The entries of the audit, the latest first
 ///
 /// For an Admin. A page of the changes of keys, service accounts and sessions, and of those that were denied to callers
 /// who are known. It is kept for 400 days.

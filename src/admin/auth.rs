@@ -1,8 +1,8 @@
 //! Authentication and authorization of the API's callers, by the code that decides Checks.
 //!
-//! Extractors: [`Manager`] (may manage all keys), [`KeyManager`] (may manage keys, be it their own alone), [`Caller`] (has a
-//! credential that counts), [`TokenOrSession`] (whether there is one that is cheap to check), and [`Writable`] (the store may
-//! be changed).
+//! Extractors: [`Manager`] (may manage all keys), [`KeyManager`] (may manage keys, even if only their own), [`Caller`]
+//! (has a credential that counts), [`TokenOrSession`] (whether there is one that is cheap to check), and [`Writable`]
+//! (the store may be changed).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ impl FromRequestParts<Arc<Admin>> for Caller {
 /// credential that counts, and with 403 when the caller is restricted to policies or not admitted.
 pub(super) struct Manager {
     caller: Caller,
-    /// The person whose keys alone exist for them; `None`: all keys do.
+    /// The only person whose keys are visible; `None`: all keys are.
     sees_only: Option<PersonId>,
 }
 
@@ -143,7 +143,7 @@ impl Manager {
         self.caller.principal()
     }
 
-    /// The person whose keys alone exist for the manager; `None`: all keys do.
+    /// The only person whose keys are visible to the manager; `None`: all keys are.
     pub fn sees_only(&self) -> Option<&PersonId> {
         self.sees_only.as_ref()
     }
@@ -185,7 +185,7 @@ impl Manager {
         grant::check(self.principal(), self.role(), privileges, snapshot)
     }
 
-    /// Checks that the manager's role is not below what a key or an account can do: whether they may end it.
+    /// Checks that the manager's role is not below that of a key or an account, so that the manager may revoke it.
     ///
     /// # Errors
     /// [`ExceedsGrant`].
@@ -235,7 +235,7 @@ impl FromRequestParts<Arc<Admin>> for TokenOrSession {
 }
 
 impl Admin {
-    /// Authenticates the caller by Bearer, Basic or session, whatever `credentials` says.
+    /// Authenticates the caller by Bearer, Basic or session, regardless of `credentials`.
     ///
     /// A live session takes precedence over Basic and over unknown schemes, because a proxy in front may send its own
     /// `Authorization` with every request.  A Bearer token is never the proxy's, and decides alone.
@@ -275,7 +275,7 @@ impl Admin {
         loop {
             let call_started = Instant::now();
             match self.authorizer.authenticate_at(http, locations).await {
-                // The verification goes on in the background, and the next call waits for the same one.
+                // The verification continues in the background, and the next call waits for it.
                 Err(DenyReason::PasswordUnverified | DenyReason::DirectoryPending)
                     if started.elapsed() < VERIFICATION_TIMEOUT =>
                 {

@@ -26,7 +26,7 @@ use super::{MAX_BODY_BYTES, MAX_LINES_BYTES};
 /// response it takes whatever serde can serialize.
 pub(super) struct Json<T>(pub T);
 
-/// A response that only says what was done.
+/// A response with only a message.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Message {
     pub message: &'static str,

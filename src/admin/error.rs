@@ -1,8 +1,8 @@
 //! Errors of the admin API.
 //!
-//! Every handler and extractor fails with an [`ApiError`].  It says what the client gets: a status, a body
-//! `{"message": …}` and, where a member of the request's body is at fault, `"details": [{"field": …, "problem": …}]`.
-//! No text of it holds anything that the client sent.
+//! Every handler and extractor fails with an [`ApiError`].  It defines the response: a status, a body `{"message": …}`
+//! and, where a member of the request's body is at fault, `"details": [{"field": …, "problem": …}]`.  No text of it
+//! holds anything that the client sent.
 //!
 //! | error | used for |
 //! | --- | --- |
@@ -30,22 +30,22 @@ pub enum ApiError {
     /// A Check with the same credential would be denied, too: the status and the message are the same.
     #[error("{}", .0.details().message)]
     Denied(DenyReason),
-    /// The body is missing, or is no JSON object.
+    /// The body is missing, or is not a JSON object.
     #[error("bad request data")]
     Malformed,
     /// A member of the body is at fault.
     #[error("{}", .0.kind.answer().1)]
     Invalid(Box<InvalidMember>),
-    /// The id in the path is no 64-bit number.
+    /// The id in the path is not a 64-bit number.
     #[error("id is invalid")]
     InvalidId,
     /// There is no key with this id.
     #[error("API key not found")]
     KeyNotFound,
-    /// The id of a service account in the path is no 64-bit number.
+    /// The id of a service account in the path is not a 64-bit number.
     #[error("Service Account ID is invalid")]
     InvalidAccountId,
-    /// The id of a service account's token in the path is no 64-bit number.
+    /// The id of a service account's token in the path is not a 64-bit number.
     #[error("Token ID is invalid")]
     InvalidTokenId,
     /// There is no service account with this id or name.
@@ -78,13 +78,13 @@ pub enum ApiError {
     /// The route of this path does not have this method.
     #[error("Method not allowed")]
     WrongMethod,
-    /// `Host` is none of the listener's names.
+    /// `Host` is not a name of the listener.
     #[error(
         "This listener does not serve this host: add it to admin.hosts, set admin.public_url, or add the host of \
          an application to admin.login_hosts"
     )]
     WrongHost,
-    /// `Host` is an application's, under which log-in and log-out alone are answered.
+    /// `Host` belongs to an application; under it only log-in and log-out are served.
     #[error("Under this host only log-in and log-out are served (admin.login_hosts)")]
     LogInHost,
     /// The client took too long to send the body.
@@ -104,7 +104,7 @@ pub enum ApiError {
     Line {
         /// Its number, from 1 on.
         number: usize,
-        /// What is wrong with it.
+        /// The problem.
         #[source]
         error: Box<ApiError>,
     },
@@ -179,7 +179,7 @@ impl ApiError {
         }
     }
 
-    /// What the audit log says of it.
+    /// The message in the audit log.
     pub(super) fn failure(&self) -> Failure {
         let (status, reason) = self.answer();
         Failure { status, reason }
@@ -191,7 +191,7 @@ impl ApiError {
         self.answer().1
     }
 
-    /// The member of the body that is at fault, and what is wrong with it.
+    /// The member of the body that is at fault, and the problem.
     fn details(&self) -> Option<Detail> {
         match self {
             Self::Invalid(invalid) => Some(Detail { field: invalid.field, problem: invalid.problem.clone() }),
@@ -242,7 +242,7 @@ impl ApiError {
         self.details().map(|detail| detail.field)
     }
 
-    /// What is wrong with it.
+    /// The problem.
     #[cfg(test)]
     pub(super) fn problem(&self) -> Option<String> {
         self.details().map(|detail| detail.problem)
@@ -272,9 +272,9 @@ pub enum InvalidKind {
     Name,
     /// A user or a token of the configuration, or one of their actors, has this name.
     NameReserved,
-    /// `source` is none of the sources of people.
+    /// `source` is not a source of people.
     Source,
-    /// `role` is none of the three roles.
+    /// `role` is not one of the three roles.
     Role,
     /// `actor` has a member that `keys.actor_members` does not list, or is too large.
     Actor,
@@ -302,7 +302,7 @@ pub enum InvalidKind {
     NameInPolicy,
     /// The key is another person's.
     NotOwner,
-    /// The caller may have keys of their own alone.
+    /// The caller may only have their own keys.
     OwnAlone,
     /// A key would make one that lives longer than itself.
     LongerThanOwn,
@@ -320,21 +320,21 @@ pub enum InvalidKind {
     KnownDigest,
     /// `description` is too long, or has invisible characters.
     Description,
-    /// `owner` is none that a key can have here.
+    /// `owner` is not a possible owner of a key here.
     Owner,
     /// The caller came by a key or a token, and those own no keys.
     NotAPerson,
     /// A parameter of the query cannot be read.
     Parameter,
-    /// The body has a member that is none of this call.
+    /// The body has an unknown member.
     UnknownMember,
-    /// No condition says which keys are meant.
+    /// No condition selects the keys.
     NoCriterion,
     /// A number of seconds is below zero.
     NegativeSpan,
-    /// A text is no instant, or one that cannot be meant.
+    /// A text is not an instant, or not a plausible one.
     Time,
-    /// `sha256` is no digest.
+    /// `sha256` is not a digest.
     Digest,
     /// There is no service account of this name.
     UnknownAccount,
@@ -426,7 +426,7 @@ struct Detail {
     problem: String,
 }
 
-/// What the audit log says of a failed request: the extension of every response that is made from an [`ApiError`].
+/// The audit data of a failed request: the extension of every response that is made from an [`ApiError`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failure {
     pub status: StatusCode,

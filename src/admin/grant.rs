@@ -17,7 +17,7 @@ const RESERVED_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
 /// The members of an actor by which an allow block can name one key or account.
 const NAMING_MEMBERS: [&str; 5] = ["id", "name", "key", "key_id", "account"];
 
-/// Checks that a manager with this principal and role may give what a key or an account can do.
+/// Checks that a manager with this principal and role may grant the rights of a key or an account.
 ///
 /// # Errors
 /// [`ExceedsGrant`]: the part of it that the manager does not have.
@@ -32,7 +32,7 @@ pub(super) fn check(
         return Ok(());
     }
     match privileges.owner {
-        // What a person's key can do that person can, whatever they may be next: but for what its name gives.
+        // A person's key never has more rights than the person, now and later, except for those that its name gives.
         KeyOwner::Person(person) => {
             if manager.person.as_ref().is_none_or(|manager| manager.id != *person) {
                 return Err(ExceedsGrant::Owner);

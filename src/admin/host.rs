@@ -4,8 +4,8 @@
 //! the same origin as the site's page, and only `Host` shows the difference.  Hence only the listener's own names and
 //! IP addresses, which cannot be rebound, are accepted.
 //!
-//! Log-in hosts are hosts of applications, whose scripts must reach neither the API nor the page: under them log-in and
-//! log-out alone are answered.
+//! Log-in hosts are hosts of applications, whose scripts must reach neither the API nor the page: under them only
+//! log-in and log-out are served.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ use axum::http::request::Parts;
 use crate::config::{AdminRules, LoginHost};
 use crate::policy::normalize_host;
 
-/// What the host names of a request stand for.
+/// The meaning of the host names of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HostKind {
     /// The listener: all is answered.

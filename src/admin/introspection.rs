@@ -1,4 +1,4 @@
-//! `POST /api/auth/introspect`: what a token is, for those who may ask (RFC 7662).
+//! `POST /api/auth/introspect`: token introspection for admitted callers (RFC 7662).
 //!
 //! Answered from memory, by the code that decides Checks, and counted as no use.  A caller who asks about many tokens that
 //! nobody knows is stopped: they are guesses.
@@ -85,7 +85,7 @@ pub(super) struct Introspection {
     /// A token of the configuration, or an API key
     #[schema(value_type = String, format = Password)]
     token: Secret,
-    /// The policy under which the token is to count; one that is restricted counts under its own policies alone
+    /// The policy under which the token must be valid; a restricted token is valid only under its own policies
     policy: Option<String>,
     /// Ignored
     #[expect(dead_code, reason = "it describes the body")]
@@ -165,7 +165,7 @@ impl FromRequestParts<Arc<Admin>> for Introspector {
     }
 }
 
-/// What a token is.  Of one that is not active nothing else is said.
+/// The state of a token.  For an inactive token there are no other members.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = Introspection)]
 pub(super) struct TokenState {
@@ -216,7 +216,7 @@ impl TokenState {
     }
 }
 
-/// What a token is
+/// Introspects a token
 ///
 /// RFC 7662, for those whom admin.introspect admits. It knows tokens of the configuration and API keys, no sessions and no
 /// passwords, and is no use of the token.

@@ -128,7 +128,7 @@ impl Admin {
     /// The service account that a condition names.
     ///
     /// # Errors
-    /// 400: there is none.  A condition that nothing can fit is a mistyped one.
+    /// 400: the condition is missing.  A condition that cannot match is a typo.
     async fn account_of_condition(self: &Arc<Self>, text: &str) -> Result<AccountRef, ApiError> {
         let account = self.account_called(text).await?.ok_or_else(|| {
             let problem = "there is no service account of this name or id";

@@ -1,4 +1,4 @@
-//! `GET /api/auth/actor`: who the caller is, and what they may do here.
+//! `GET /api/auth/actor`: the caller's actor and permissions.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::responses::CallerErrors;
 use crate::keys::{MAX_KEYS_OF_PERSON, Role};
 use crate::snapshot::Snapshot;
 
-/// What the caller may do here, so that a client offers nothing that is denied.
+/// The permissions of the caller, so that a client does not offer actions that are denied.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Permissions {
@@ -28,7 +28,7 @@ pub(super) struct Permissions {
     /// The roles that they may give.
     #[schema(value_type = Vec<String>)]
     roles: Vec<&'static str>,
-    /// The longest life of a key that they may give; left out where there is no limit, 0 where no keys are made.
+    /// The maximum life of a key in seconds; left out without a limit, 0 if keys cannot be created.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     max_seconds_to_live: Option<i64>,
@@ -42,7 +42,8 @@ pub(super) struct Permissions {
     latest_expiration: Option<String>,
     /// The policies to which they may restrict a key.
     policies: Vec<String>,
-    /// The members that they may add to a key's actor; who is no Admin gives those values alone that their own actor has.
+    /// The members that the caller may add to a key's actor; a caller without the role Admin may only give values of
+    /// the caller's own actor.
     actor_members: Vec<String>,
     /// Whether they may manage service accounts.
     accounts: bool,
@@ -106,7 +107,7 @@ impl Permissions {
     }
 }
 
-/// An actor with what it may do here.
+/// An actor with its permissions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Caller)]
 pub(super) struct CallerBody {
@@ -118,7 +119,7 @@ pub(super) struct CallerBody {
     permissions: Permissions,
 }
 
-/// Who the caller is, and what they may do here
+/// The caller's actor and permissions
 ///
 /// Also for a key that is restricted to policies, and for a caller who manages no keys.
 #[utoipa::path(

@@ -19,12 +19,12 @@ pub(super) fn flag(query: &str, name: &str) -> bool {
 pub(super) struct Page {
     /// Which of the pages.
     pub number: u64,
-    /// So many at a time; `None` where nothing is said.
+    /// The size of a page; `None` if it is missing.
     pub size: Option<u32>,
 }
 
 impl Page {
-    /// The page of a query.  A `page` that is no number above zero counts as missing.
+    /// The page of a query.  A `page` that is not a number above zero counts as missing.
     ///
     /// # Errors
     /// 400: `perpage` is no size of a page; `without` says what it is when `perpage` is missing.
@@ -49,7 +49,7 @@ impl Page {
         }
     }
 
-    /// So many at a time, where nothing is said as many as a page may hold.
+    /// The size of a page; if it is missing, the maximum.
     pub fn size(self) -> u32 {
         self.size.unwrap_or(MAX_PAGE as u32)
     }

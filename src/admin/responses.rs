@@ -22,7 +22,7 @@ pub(super) struct AccountNotFoundErrors;
 pub(super) struct BodyErrors;
 /// The error of a call that conflicts with another key, or with the state of this one.
 pub(super) struct ConflictErrors;
-/// The error of a call that tries what may be unknown.
+/// The error of a call with a value that may be unknown.
 pub(super) struct TooManyErrors;
 /// The errors of a log-out.
 pub(super) struct LogOutErrors;
@@ -96,7 +96,7 @@ fn errors(statuses: &[StatusCode]) -> BTreeMap<String, RefOr<Response>> {
     statuses.iter().map(response).collect()
 }
 
-/// What an error of this status means.
+/// The meaning of an error with this status.
 fn describe(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST => {

@@ -42,7 +42,7 @@ const MAX_COOKIE_AGE: u32 = 7 * 24 * 60 * 60;
 #[derive(ToSchema)]
 pub(super) struct LogIn {
     user: String,
-    /// Where the browser wants to go on to
+    /// The requested return address
     return_to: Option<String>,
     #[schema(value_type = String, format = Password)]
     password: Secret,
@@ -61,7 +61,7 @@ impl RequestBody for LogIn {
 /// The headers that set or clear the session cookies.
 pub(super) type SetCookies = AppendHeaders<Vec<(HeaderName, HeaderValue)>>;
 
-/// What was done, and where a browser goes on to.
+/// The message, and the address to which a browser goes.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SessionMessage {
     message: &'static str,
@@ -224,9 +224,9 @@ pub(super) async fn end(
 }
 
 impl Admin {
-    /// Opens the sessions of somebody who showed who they are: the page's and, where Checks take sessions, the
-    /// application's; under a log-in host the latter alone.  Returns their cookies.  `snapshot` has the rules by which the
-    /// principal was made.
+    /// Opens the sessions of an authenticated person: the page's and, where Checks take sessions, the application's;
+    /// under a log-in host the latter alone.  Returns their cookies.  `snapshot` has the rules by which the principal
+    /// was made.
     ///
     /// # Errors
     /// The store failed.

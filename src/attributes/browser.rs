@@ -1,20 +1,20 @@
-//! What headers say of the browser that sent a request: whether a person waits for a page, or a script for an answer.
+//! Headers about the browser that sent a request: whether a person waits for a page, or a script for an answer.
 
 use super::{Headers, Http, trim_blanks};
 
-/// `Sec-Fetch-Mode`: how a browser came to send a request (Fetch Metadata Request Headers, section 2.2).
+/// `Sec-Fetch-Mode`: why a browser sends a request (Fetch Metadata Request Headers, section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FetchMode {
     /// `navigate`: the answer becomes a page.
     Navigate,
     /// Any other word, none, or several: the answer goes to a script or a part of a page, and is not displayed.
     Other,
-    /// There is no such header: it is no browser, or one from before 2023.
+    /// There is no such header: the client is not a browser, or a browser from before 2023.
     Unsaid,
 }
 
 impl FetchMode {
-    /// What the headers say.
+    /// The mode in the headers.
     pub fn of(headers: &Headers<'_>) -> Self {
         let mut modes = headers.all("sec-fetch-mode");
         match (modes.next(), modes.next()) {
@@ -25,8 +25,8 @@ impl FetchMode {
     }
 }
 
-/// Whether a person waits for a page: a GET that [`FetchMode::Navigate`] says so of, or of which nothing is said and that
-/// prefers HTML to everything else.  A gRPC client is none.
+/// Whether a person waits for a page: a GET with [`FetchMode::Navigate`], or one without a mode that prefers HTML to
+/// everything else.  Not for gRPC clients.
 pub fn navigates(http: &Http<'_>) -> bool {
     if http.method != b"GET" || http.is_grpc() {
         return false;

@@ -24,9 +24,9 @@ pub(super) use self::limits::Life;
 pub use self::url::{AdminUrl, AdminUrlError};
 pub(super) use self::words::{ApiAnswer, spelling_note};
 
-/// Where the admin API has its keys.
+/// The path of keys in the admin API.
 pub(super) const KEYS: &str = "/api/auth/keys";
-/// Where it has its service accounts: Grafana's path.
+/// The path of service accounts, as in Grafana.
 pub(super) const ACCOUNTS: &str = "/api/serviceaccounts";
 
 /// How long a call may take until the response begins, and then each part of it.
@@ -34,7 +34,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The variable that says where the admin listener is where `--url` does not.
 const URL_VARIABLE: &str = "ENVOY_AUTH_TOKENS_ADMIN_URL";
-/// Where it is when nothing says so.
+/// The default URL.
 const DEFAULT_URL: &str = "http://127.0.0.1:9192";
 /// The variable that names the file of the token where the arguments name no credential.
 const TOKEN_FILE_VARIABLE: &str = "ENVOY_AUTH_TOKENS_TOKEN_FILE";

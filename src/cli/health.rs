@@ -57,7 +57,7 @@ pub enum HealthError {
     Unreachable {
         /// The listener's address.
         address: Listen,
-        /// Why there is no connection.
+        /// Why the connection failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// There was no answer in time.
@@ -68,7 +68,7 @@ pub enum HealthError {
     Http {
         /// The listener's address.
         address: Listen,
-        /// What HTTP says.
+        /// The HTTP error.
         source: hyper::Error,
     },
     /// The health service answered with an error.
@@ -76,7 +76,7 @@ pub enum HealthError {
     Grpc {
         /// The listener's address.
         address: Listen,
-        /// What gRPC says.
+        /// The gRPC error.
         #[source]
         status: Box<tonic::Status>,
     },

@@ -81,7 +81,7 @@ pub(super) struct Datasette {
 pub struct Imported {
     /// Our configuration as YAML.
     pub config: String,
-    /// What could not be expressed, and what else is different; one line each.
+    /// The parts that could not be expressed, and other differences; one line each.
     pub notes: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ pub enum ImportError {
     Output {
         /// The new file.
         file: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

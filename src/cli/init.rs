@@ -36,7 +36,7 @@ pub enum InitError {
     Write {
         /// The file or the folder.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

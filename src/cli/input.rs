@@ -48,9 +48,9 @@ pub enum InputError {
     Unreadable {
         /// The kind of secret: `token`, `password`.
         what: &'static str,
-        /// Where it is read from.
+        /// Its source.
         from: Input,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// It is too large.
@@ -58,7 +58,7 @@ pub enum InputError {
     TooLarge {
         /// The kind of secret.
         what: &'static str,
-        /// Where it is read from.
+        /// Its source.
         from: Input,
     },
     /// It is not UTF-8.
@@ -66,7 +66,7 @@ pub enum InputError {
     NotUtf8 {
         /// The kind of secret.
         what: &'static str,
-        /// Where it is read from.
+        /// Its source.
         from: Input,
         /// Where the text breaks off.
         source: Utf8Error,
@@ -76,12 +76,12 @@ pub enum InputError {
     Empty {
         /// The kind of secret.
         what: &'static str,
-        /// Where it is read from.
+        /// Its source.
         from: Input,
     },
 }
 
-/// Where a secret is read from.
+/// The source of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// Standard input, written as `-`.
@@ -91,7 +91,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// What an argument names: `-` is standard input.
+    /// The source in an argument: `-` is standard input.
     pub fn from_argument(path: &Path) -> Self {
         if path == Path::new("-") { Self::Stdin } else { Self::File(path.to_owned()) }
     }

@@ -1,18 +1,18 @@
-//! How often something may happen within a length of time.
+//! A limit of events within a length of time.
 //!
 //! Times are readings of [`Clock::elapsed`](super::Clock::elapsed).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How often something happened within a length of time.
+/// The events within a length of time.
 pub struct SlidingWindow {
     length: Duration,
     times: VecDeque<Duration>,
 }
 
 impl SlidingWindow {
-    /// A window in which nothing has happened.
+    /// An empty window.
     pub fn new(length: Duration) -> Self {
         Self { length, times: VecDeque::new() }
     }
@@ -33,7 +33,7 @@ impl SlidingWindow {
         }
     }
 
-    /// Whether no place is taken, those included that no longer count.
+    /// Whether no place is taken, including expired ones.
     pub fn is_empty(&self) -> bool {
         self.times.is_empty()
     }

@@ -55,7 +55,7 @@ fn bound(node: &Node) -> usize {
     }
 }
 
-/// Reads `policies`: the only ones under which the actor counts.
+/// Reads `policies`: the only policies under which the actor is valid.
 pub fn read_restriction<'t>(
     reader: &mut Reader<'t>,
     node: Option<&'t Node>,

@@ -40,7 +40,7 @@ pub struct AdminSection<'t> {
 }
 
 impl AdminSection<'_> {
-    /// Whether one of these principals may manage keys, be it their own alone.
+    /// Whether one of these principals may manage keys, even if only their own.
     pub fn can_be_entered_by<'k>(&self, mut principal: impl Iterator<Item = &'k Principal>) -> bool {
         principal.any(|principal| self.rules.admits(principal))
     }
@@ -55,7 +55,7 @@ impl AdminSection<'_> {
                 Allow::NoOne => return false,
                 Allow::Members { members, .. } => members,
             };
-            // What is said of people is not known here.
+            // The members of people are not known here.
             let is_given = |name: &str| name == "id" || given.contains(&name);
             let has_role = |role: &Role| {
                 let actor = Actor::configured(Map::from_iter([("role".to_owned(), role.as_str().into())]));
@@ -72,7 +72,7 @@ impl AdminRules {
         [&self.allow, &self.self_service, &self.introspect].into_iter().filter_map(Policy::allow)
     }
 
-    /// Whether this principal may manage keys: all, or their own where it is a user's.
+    /// Whether this principal may manage all keys or, as a user, their own.
     pub fn admits(&self, principal: &Principal) -> bool {
         let is_admitted = |policy: &Policy| {
             principal.counts_under(policy.name())
@@ -106,13 +106,13 @@ pub struct AdminRules {
     pub hosts: Box<[Box<str>]>,
     /// The DNS names in the listener's certificate, in lower case; `*` stands for a label.
     pub certificate_names: Box<[Box<str>]>,
-    /// `admin.trusted_proxies`: the networks of proxies whose `X-Forwarded-For` is believed.
+    /// `admin.trusted_proxies`: the networks of proxies with a trusted `X-Forwarded-For`.
     pub trusted_proxies: Box<[IpNet]>,
-    /// `admin.org_name`: what `/api/org` says.
+    /// `admin.org_name`: the name in `/api/org`.
     pub org_name: Box<str>,
     /// `admin.login_redirect`: whether browsers without a credential at Check are sent to the log-in page.
     pub login_redirect: bool,
-    /// `admin.login_hosts`: hosts of applications, under which log-in and log-out alone are answered.
+    /// `admin.login_hosts`: hosts of applications, under which only log-in and log-out are served.
     pub login_hosts: Box<[LoginHost]>,
 }
 
@@ -186,7 +186,7 @@ impl PublicUrl {
         without_port(&self.authority)
     }
 
-    /// Whether what is sent there crosses no network, or none in plain text: https, or a host that is this machine.
+    /// Whether requests to it never cross a network in plain text: https, or a host that is this machine.
     pub fn is_encrypted_or_loopback(&self) -> bool {
         self.is_https || is_loopback(self.host())
     }
@@ -281,7 +281,7 @@ pub fn is_secure(transport: Transport, public_url: Option<&PublicUrl>) -> bool {
     transport == Transport::Tls || public_url.is_some_and(PublicUrl::is_https)
 }
 
-/// What the listener's own paths begin with.
+/// The prefixes of the listener's own paths.
 const OWN_PATHS: [&str; 3] = ["api", "login", "logout"];
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9192);
@@ -384,7 +384,7 @@ pub fn read_public_url<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Pu
     Some(url)
 }
 
-/// Why browsers of people cannot come to a host, as far as its name tells.
+/// Why browsers cannot reach a host, as far as its name shows.
 fn unreachable_by_browsers(host: &str) -> Option<&'static str> {
     let inner = host.trim_start_matches('[').trim_end_matches(']');
     if inner.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {

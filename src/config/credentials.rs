@@ -90,7 +90,7 @@ pub struct CredentialSections<'t> {
 
 /// Warns of credentials that no location accepts, and of a location that accepts none of the credentials.
 ///
-/// With an admin listener they may be meant for that: it accepts every kind, whatever `credentials` says.
+/// With an admin listener they may be meant for that listener, which accepts every kind regardless of `credentials`.
 pub fn warn_of_useless<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Entry>,
@@ -99,7 +99,7 @@ pub fn warn_of_useless<'t>(
     has_admin: bool,
 ) {
     let is_session = |location: &CredentialLocation| matches!(location, CredentialLocation::Session { .. });
-    // Without the section `admin` people may have logged in elsewhere, whom nothing here knows.
+    // Without the section `admin` people may have logged in at another server, unknown to this one.
     let has_people = sections.users.is_some() || sections.ldap.is_some() || sections.oauth.is_some();
     if let (Some(node), false, true) = (session_node(section), has_people, has_admin) {
         reader.warn(

@@ -10,7 +10,7 @@ use super::schema::{DATASETTE_PLUGIN, SECTIONS, SECTIONS_BESIDE_PLUGINS};
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
-/// What the plugin's configuration holds.
+/// The configuration of the plugin.
 pub struct PluginConfig<'t> {
     /// The list of tokens.
     pub tokens: Option<&'t Node>,

@@ -1,4 +1,4 @@
-//! Diagnostics: what is wrong with a configuration, where, and what to write instead.
+//! Diagnostics: the problems of a configuration, their positions, and the values to write instead.
 //!
 //! A [`Diagnostic`] names the file, the line and the key, and shows the line after [`redact`](super::redact) has masked
 //! the secrets in it.
@@ -25,7 +25,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A position in the file: both count from 1, columns in characters.
+/// A position in the file: line and column from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The line.
@@ -108,7 +108,7 @@ impl fmt::Display for Diagnostic {
 
 /// All diagnostics of a configuration that is not valid, in the order of its lines.
 ///
-/// At least one is an error.  Warnings are among them, so that one look shows everything.
+/// At least one is an error.  Warnings are included, so that one run shows everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors(Vec<Diagnostic>);
 

@@ -25,7 +25,7 @@ pub struct Files(BTreeMap<Reading, Option<ContentDigest>>);
 /// A path, and the limit of bytes to read.
 type Reading = (PathBuf, usize);
 
-/// SHA-256 of what was read; `None` in its place: the file could not be read.
+/// SHA-256 of the content; `None`: the file could not be read.
 type ContentDigest = [u8; 32];
 
 /// The metadata that changes with every write to a file.

@@ -1,4 +1,4 @@
-//! The section `actor_headers`: the headers that tell the upstream of the actor.
+//! The section `actor_headers`: the headers that tell the upstream about the actor.
 
 use super::raw::{Entry, Node};
 use super::reader::Reader;
@@ -75,7 +75,7 @@ fn read_header<'t>(
     Some(ActorHeader { name: name.into(), selector })
 }
 
-/// What is wrong with a header's name.
+/// The problem of a header's name.
 ///
 /// Two names of legal characters fold onto each other only if they are equal, and then they are duplicate keys.
 fn problem_with(name: &str, locations: &[CredentialLocation]) -> Option<String> {

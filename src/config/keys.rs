@@ -279,7 +279,7 @@ fn read_ready_without_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Opti
     duration
 }
 
-/// `None` is the word for none, and what is not valid.
+/// `None` for the word for none, and for an invalid value.
 fn read_age<'t>(reader: &mut Reader<'t>, node: &'t Node, age: &Age) -> Option<Duration> {
     let [example, other] = age.examples;
     let text = reader.text(node, &format!("`{}` or a duration such as {example}", age.none))?;
@@ -290,7 +290,7 @@ fn read_age<'t>(reader: &mut Reader<'t>, node: &'t Node, age: &Age) -> Option<Du
     parse_duration(reader, node, text.as_str(), age, &expected)
 }
 
-/// A duration that has to be one; `None` is what is not valid.
+/// A duration without a word for none; `None` for an invalid value.
 fn read_duration<'t>(reader: &mut Reader<'t>, node: &'t Node, age: &Age) -> Option<Duration> {
     let [example, other] = age.examples;
     let text = reader.text(node, &format!("a duration such as {example}"))?;

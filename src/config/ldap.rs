@@ -24,7 +24,7 @@ pub use self::server::{LdapServer, LdapServerError};
 pub struct LdapSettings {
     /// `url`: the servers, in the order in which they are tried.
     pub servers: Box<[LdapServer]>,
-    /// `start_tls`: connections of `ldap://` go on with TLS before anything else is sent.
+    /// `start_tls`: connections of `ldap://` switch to TLS before anything else is sent.
     pub start_tls: bool,
     /// `ca`: certificates that are trusted in addition to the system's.
     pub ca: Box<[CertificateDer<'static>]>,
@@ -42,7 +42,7 @@ pub struct LdapSettings {
     pub groups_attribute: Box<str>,
     /// `group_search`.
     pub group_search: Option<GroupSearch>,
-    /// `roles`: the first that fits counts.
+    /// `roles`: the first match is used.
     pub roles: Box<[GroupRole]>,
     /// `ids: plain`: the actor's id is the directory's, without `ldap:` before it.
     pub plain_ids: bool,
@@ -50,16 +50,16 @@ pub struct LdapSettings {
     pub at_check: bool,
     /// `max_wrong`: wrong passwords for one entry in half an hour, after which further ones are denied unasked.
     pub max_wrong: usize,
-    /// `remember`: how long a right password counts without another question; zero is never.
+    /// `remember`: how long a right password is valid without another question; zero: never.
     pub remember: Duration,
     /// `timeout`: how long one server may take to answer.
     pub timeout: Duration,
-    /// The digest of what makes people who they are: servers, bases, filters, direct binds, `members.id`, `ids`.  Another
-    /// one ends all sessions.
+    /// The digest of the settings that identify people: servers, bases, filters, direct binds, `members.id`, `ids`.
+    /// Another one ends all sessions.
     pub binding: [u8; 32],
 }
 
-/// Who asks the directory.
+/// The identity for searches in the directory.
 pub enum Bind {
     /// Anonymous searches.
     Anonymous,

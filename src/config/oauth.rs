@@ -29,30 +29,30 @@ pub struct ProviderSettings {
     pub label: Box<str>,
     /// Where it is.
     pub endpoints: Endpoints,
-    /// `client_id`: who we are to it.
+    /// `client_id`: the id of this client at the provider.
     pub client_id: Box<str>,
-    /// `client_secret`; `None` for a public client, whom PKCE alone protects.
+    /// `client_secret`; `None` for a public client, which only PKCE protects.
     pub client_secret: Option<Secret>,
-    /// `scopes`: what is asked for.
+    /// `scopes`: the requested scopes.
     pub scopes: Box<[Box<str>]>,
     /// `members.id`: the claim that is the person's id.
     pub id: ClaimPath,
     /// The other `members`: of the actor, each with its claim.
     pub members: Box<[(Box<str>, ClaimPath)]>,
-    /// `roles`: the first that fits counts.
+    /// `roles`: the first match is used.
     pub roles: Box<[ClaimRole]>,
     /// `ids: plain`: the actor's id is the provider's, without the provider's name before it.
     pub plain_ids: bool,
     /// `allowed_domains`: of the verified email, in lower case; empty admits all.
     pub allowed_domains: Box<[Box<str>]>,
-    /// `logout_url`: where a browser goes on to after log-out.
+    /// `logout_url`: the address to which a browser goes after log-out.
     pub logout_url: Option<Box<str>>,
     /// `ca`: certificates that are trusted in addition to the system's.
     pub ca: Box<[CertificateDer<'static>]>,
     /// `timeout`: how long one request to the provider may take.
     pub timeout: Duration,
-    /// The digest of what makes people who they are: endpoints, `client_id`, `members.id`, `ids`.  Another one ends all
-    /// sessions.
+    /// The digest of the settings that identify people: endpoints, `client_id`, `members.id`, `ids`.  Another one ends
+    /// all sessions.
     pub binding: [u8; 32],
 }
 
@@ -60,7 +60,7 @@ pub struct ProviderSettings {
 pub enum Endpoints {
     /// OpenID Connect: `issuer`, whose document names the rest (OpenID Connect Discovery 1.0, section 4).
     OpenIdConnect {
-        /// As the configuration writes it: the document must say the very same.
+        /// As the configuration writes it: the document must have exactly the same value.
         issuer: Box<str>,
     },
     /// Plain OAuth 2 (RFC 6749).
@@ -69,7 +69,7 @@ pub enum Endpoints {
         auth_url: Box<str>,
         /// `token_url`: where a code is redeemed.
         token_url: Box<str>,
-        /// `api_url`: tells who the bearer of an access token is, as a JSON object.
+        /// `api_url`: returns the bearer of an access token as a JSON object.
         api_url: Box<str>,
     },
 }
@@ -151,7 +151,7 @@ pub struct OauthSection {
     pub all_valid: bool,
 }
 
-/// What the provider's settings need to know of other sections.
+/// The values of other sections that the provider's settings need.
 pub struct OtherSections<'b, 't> {
     /// Whether the section `keys` is there.
     pub has_keys: bool,
@@ -727,7 +727,7 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<ClaimRole> {
     Some(ClaimRole { requirement: requirement?, role: role? })
 }
 
-/// What a claim must be.
+/// The condition of a claim.
 fn read_value<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Requirement> {
     let elements = match &node.value {
         Value::List(list) => list.as_slice(),

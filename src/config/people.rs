@@ -1,4 +1,4 @@
-//! What `ldap` and `oauth` have in common: the keys of sections whose people log in.
+//! The common keys of `ldap` and `oauth`, the sections with people who log in.
 
 use std::time::Duration;
 
@@ -64,9 +64,9 @@ pub fn read_roles<'t, T, R: PartialEq>(
 
 /// The words of a section's `roles`.
 pub struct RoleWords {
-    /// What is expected.
+    /// The expected value.
     pub example: &'static str,
-    /// What is wrong with an empty list.
+    /// The problem of an empty list.
     pub empty: &'static str,
     /// What two entries share of which the later one is hidden.
     pub same: &'static str,

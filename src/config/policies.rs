@@ -67,7 +67,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> NamedPoli
         check_name(reader, key, at);
         let name: Arc<str> = key.as_ref().into();
         let policy = Arc::new(read_policy(reader, value, Arc::clone(&name)));
-        // Of duplicates, which are errors already, the first counts.
+        // The first of several duplicates, which are already errors, is used.
         let next = named.in_order.len();
         if *named.by_name.entry(name).or_insert(next) == next {
             named.in_order.push(policy);

@@ -1,4 +1,4 @@
-//! Reads values from the tree.  Every problem is recorded and reading goes on, so that one run reports them all.
+//! Reads values from the tree.  Every problem is recorded and reading continues, so that one run reports them all.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -199,7 +199,7 @@ impl<'t> Reader<'t> {
         Fields { at: &node.at, entries: &[], only: None, except: &[] }
     }
 
-    /// A mapping of which only these keys are read.
+    /// A mapping; only these keys are read.
     pub fn only_fields(node: &'t Node, only: &'static [&'static str]) -> Fields<'t> {
         match &node.value {
             Value::Map(entries) => Fields { at: &node.at, entries, only: Some(only), except: &[] },

@@ -44,7 +44,7 @@ struct HashedLine {
 }
 
 impl Restrictions {
-    /// What a later configuration has lost of these, as the end of a sentence; `None` when nothing is lost.
+    /// The restrictions that a later configuration has lost, as the end of a sentence; `None` when none is lost.
     pub fn lost_in(&self, later: &Self) -> Option<String> {
         let sections = [
             ("routes", self.routes > 0 && later.routes == 0),

@@ -11,7 +11,7 @@ use self::json::Form;
 use super::raw::Value;
 use crate::credential::CredentialLocation;
 
-/// The schema of a value: which keys it has, and how much of it may be shown.
+/// The schema of a value: its keys, and how much of it may be shown.
 pub enum Schema {
     /// A secret: nothing is shown.
     Secret,
@@ -954,7 +954,7 @@ pub fn url_without_secrets(written: &str) -> Option<String> {
         ["https://", "http://", "postgres://", "postgresql://", "sqlite:", "ldaps://", "ldap://", "ldapi://"];
     let scheme = schemes.into_iter().find(|scheme| url.starts_with(scheme))?;
     let (rest, user) = match url[scheme.len()..].rsplit_once('@') {
-        // An @ behind the first ? may be part of a password that goes on behind it.
+        // An @ after the first ? may be part of a password that continues after it.
         Some((before, _)) if before.contains(['?', '#']) => return None,
         Some((_, rest)) => (rest, "***@"),
         None => (&url[scheme.len()..], ""),

@@ -1,4 +1,4 @@
-//! The section `session`: under which hosts sessions of applications count, and where people log in for them.
+//! The section `session`: the hosts for which sessions of applications are valid, and the log-in page for them.
 
 use super::admin::{AdminSection, PublicUrl, SessionRules, read_public_url};
 use super::raw::{Entry, Node};
@@ -12,7 +12,7 @@ const REGISTRY_LABELS: [&str; 8] = ["ac", "co", "com", "edu", "gov", "net", "or"
 /// The content of the section.
 #[derive(Default)]
 pub struct SessionSection<'t> {
-    /// What it says.
+    /// Its values.
     pub rules: SessionRules,
     domain_node: Option<&'t Node>,
     log_in_url_node: Option<&'t Node>,
@@ -123,7 +123,7 @@ fn read_domain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> 
     Some(domain.into())
 }
 
-/// Checks that the cookie which the page gives counts under the domain.
+/// Checks that the cookie from the page is valid under the domain.
 fn check_page<'t>(
     reader: &mut Reader<'t>,
     node: &'t Node,

@@ -15,7 +15,7 @@ pub const MAX_DEPTH: usize = 32;
 
 /// Why a text is not YAML.
 pub struct SyntaxError {
-    /// What is wrong, in words of our own: the parser's might quote the file.
+    /// The problem, in our own words: the parser's message might quote the file.
     pub message: Cow<'static, str>,
     /// The line, from 1; 0 when it is not known.
     pub line: u32,

@@ -27,25 +27,25 @@ pub struct Authority<'t> {
     pub port: Option<u16>,
 }
 
-/// Why a text is no URL that we or a browser may be sent to.
+/// Why a text is not a URL that this server or a browser may open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HttpUrlError {
-    /// The scheme is another one, or there is none.
+    /// The scheme is missing or is another one.
     #[error("expected a URL such as https://id.example.com")]
     Scheme,
-    /// What is sent there would cross a network in plain text.
+    /// Requests to it would cross a network in plain text.
     #[error(
         "secrets would cross the network in plain text: write https:// (http:// is allowed only for 127.0.0.0/8, \
          [::1] and localhost)"
     )]
     NotEncrypted,
-    /// It names who asks.
+    /// It has user info.
     #[error("this URL must not contain a user name or a password")]
     UserInfo,
     /// It names a part of a document.
     #[error("this URL must not contain a fragment: remove `#` and what follows")]
     Fragment,
-    /// The host or its port is none.
+    /// The host or its port is not valid.
     #[error(
         "expected a host name or an IP address after the scheme, IPv6 in brackets, and a port from 1 to 65535"
     )]

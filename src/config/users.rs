@@ -40,7 +40,7 @@ struct Names {
     comparable: Option<HashSet<String>>,
 }
 
-/// Reads the section.  `is_tried` says whether strangers can try the password of this admin, `has_directory` whether
+/// Reads the section.  `is_tried` says whether any client can try the password of this admin, `has_directory` whether
 /// there are other people as well.
 pub fn read<'t>(
     reader: &mut Reader<'t>,

@@ -1,4 +1,4 @@
-//! Cookies (RFC 6265 section 4.2), and what remains of them when ours are cut out.
+//! Cookies (RFC 6265 section 4.2), and the cookies that remain without ours.
 
 use crate::attributes::{Encoding, Headers, count_comparison, trim_blanks};
 
@@ -21,7 +21,7 @@ pub fn with_prefix<'s, 'a: 's>(
     all.filter(|(name, _)| name.starts_with(prefix.as_bytes()))
 }
 
-/// What remains of the request's cookies without those that `is_ours`; `None` when none of them is.
+/// The request's cookies without those that match `is_ours`; `None` when none matches.
 ///
 /// The rest keeps its bytes.  A cut cookie takes the separator before it along, the first one that after it.
 pub fn without(headers: &Headers<'_>, is_ours: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {

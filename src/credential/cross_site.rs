@@ -1,10 +1,9 @@
-//! Cross-site requests: a browser sends cookies and remembered Basic passwords by itself,
-//! whichever site caused the request.
+//! Cross-site requests: a browser sends cookies and remembered Basic passwords by itself, for requests from any site.
 
 use super::{CredentialError, CredentialLocation};
 use crate::attributes::{Http, trim_blanks};
 
-/// Whether a location counts in requests that another site caused.
+/// Whether a location is accepted in requests that another site caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrossSite {
     /// Only the same site's requests, when they may change something.
@@ -15,8 +14,8 @@ pub enum CrossSite {
 
 /// Denies a credential that a browser may have sent on another site's behalf.
 ///
-/// `Sec-Fetch-Site` decides (Fetch Metadata), or without it `Origin` (RFC 6454);
-/// a client that sends neither is no browser.
+/// `Sec-Fetch-Site` decides (Fetch Metadata), or without it `Origin` (RFC 6454); a client that sends neither is not a
+/// browser.
 ///
 /// # Errors
 /// [`CredentialError::CrossSite`].
@@ -31,7 +30,7 @@ pub fn check(http: &Http<'_>, location: &CredentialLocation) -> Result<(), Crede
                 CrossSite::Deny => &[b"same-origin", b"same-site", b"none"],
             }
         }
-        // A neighbour on the same site has no business with our sessions.
+        // Another host of the same site must not use our sessions.
         CredentialLocation::Session { .. } => &[b"same-origin", b"none"],
     };
     if may_change_something(http) && !comes_from(http, own) {
@@ -40,7 +39,7 @@ pub fn check(http: &Http<'_>, location: &CredentialLocation) -> Result<(), Crede
     Ok(())
 }
 
-/// A WebSocket handshake is a GET, and yet opens a channel that can do anything.
+/// A WebSocket handshake is a GET, but opens a channel that can do anything.
 fn may_change_something(http: &Http<'_>) -> bool {
     !matches!(http.method, b"GET" | b"HEAD" | b"OPTIONS") || http.headers.has("upgrade")
 }
@@ -57,7 +56,7 @@ fn comes_from(http: &Http<'_>, own: &[&[u8]]) -> bool {
     }
 }
 
-/// Whether the origin's host and port are the request's own.  `null` is no one's.
+/// Whether the origin's host and port are the request's own.  `null` never matches.
 fn is_own_origin(origin: &[u8], host: &[u8]) -> bool {
     let (Ok(origin), Ok(host)) = (std::str::from_utf8(trim_blanks(origin)), std::str::from_utf8(host)) else {
         return false;

@@ -1,4 +1,4 @@
-//! What must not reach the upstream: credentials that were meant for us.
+//! Removes credentials for this server from requests to the upstream.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,8 +6,8 @@ use std::fmt;
 use super::{CredentialLocation, CredentialLocations, cookie, parts_of, query, split_scheme};
 use crate::attributes::{Http, trim_blanks};
 
-/// Our own session cookies: of the admin listener, plain and under TLS, and of Checks, plain, under TLS, and of a domain.
-/// They are always cut: no upstream has a use for them.
+/// Our own session cookies: of the admin listener, plain and under TLS, and of Checks, plain, under TLS, and of a
+/// domain.  They are always removed: no upstream uses them.
 pub const SESSION_COOKIES: [&str; 5] = [
     ADMIN_COOKIES[0],
     ADMIN_COOKIES[1],
@@ -15,46 +15,46 @@ pub const SESSION_COOKIES: [&str; 5] = [
     APPLICATION_COOKIES[1],
     APPLICATION_COOKIES[2],
 ];
-/// What the names of cookies begin with that hold a log-in at a provider which is under way, under TLS and plain.  They are
-/// always cut, too.
+/// The prefixes of cookies with a log-in at a provider in progress, under TLS and plain.  They are always removed as
+/// well.
 pub const LOG_IN_COOKIES: [&str; 2] = ["__Host-eat_login_", "eat_login_"];
 /// Those of the admin listener, plain and under TLS.
 pub const ADMIN_COOKIES: &[&str] = &["eat_session", "__Host-eat_session"];
 /// Those of Checks, plain, under TLS, and of `session.domain`.
 pub const APPLICATION_COOKIES: &[&str] = &["eat_app", "__Host-eat_app", "__Secure-eat_app"];
 
-/// Whether a cookie of this name is our own, whatever the configuration reads.
+/// Whether a cookie of this name is our own, independent of the configuration.
 pub fn is_own_cookie(name: &[u8]) -> bool {
-    // Most cookies of others begin otherwise.
+    // Most other cookies have another prefix.
     matches!(name.first(), Some(b'e' | b'_'))
         && (SESSION_COOKIES.iter().any(|own| own.as_bytes() == name)
             || LOG_IN_COOKIES.iter().any(|beginning| name.starts_with(beginning.as_bytes())))
 }
 
-/// What to take out of a request.  Nothing is named here that the request did not show.
+/// The parts to remove from a request.  It only names parts that the request has.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CredentialStripping<'a> {
     /// Names of headers to remove.
     pub headers: Vec<&'a str>,
-    /// What the `cookie` header becomes.
+    /// The change of the `cookie` header.
     pub cookie: CookieChange,
     /// Query parameters to remove, by the raw names they were sent under.
     pub parameters: Vec<&'a [u8]>,
 }
 
-/// What becomes of the `cookie` header.
+/// A change of the `cookie` header.
 #[derive(Default, PartialEq, Eq)]
 pub enum CookieChange {
     /// It stays as it is.
     #[default]
     None,
-    /// It goes: nothing is left of it, or what is left cannot be written down.
+    /// It is removed: nothing is left, or the rest cannot be written.
     Remove,
-    /// It becomes this.
+    /// It is replaced by this.
     Set(String),
 }
 
-/// What is left are cookies of others, which are as secret as ours.
+/// The remaining cookies of other programs are as secret as ours.
 impl fmt::Debug for CookieChange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,19 +65,19 @@ impl fmt::Debug for CookieChange {
     }
 }
 
-/// Whether the configured locations are emptied on the way to the upstream.
+/// Which configured locations are removed on the way to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forward<'p> {
-    /// Each of them is.
+    /// All of them.
     Nothing,
-    /// Each but this one, whose unknown token may be the upstream's own.
+    /// All except this one: its unknown token may belong to the upstream.
     Only(&'p CredentialLocation),
-    /// None of them is (`forward_credentials`).
+    /// None (`forward_credentials`).
     Everything,
 }
 
 impl CredentialStripping<'_> {
-    /// What to take out of this request.
+    /// The parts to remove from this request.
     pub fn of<'a>(
         http: &Http<'a>,
         locations: &'a CredentialLocations,
@@ -95,15 +95,15 @@ impl CredentialStripping<'_> {
                 CredentialLocation::Basic { .. } => removal.remove_authorization(http, b"basic"),
                 CredentialLocation::Header { name } => removal.remove_header(http, name),
                 CredentialLocation::Query { name } => {
-                    // A name that is removed is removed however often it is there.
+                    // Removing a name removes all of its occurrences.
                     let mut named = HashSet::new();
                     removal.parameters.extend(query::raw_names(http, name).filter(|raw| named.insert(*raw)));
                 }
-                // Cookies live in one header, which is cut once.
+                // Cookies are in one header, which is rewritten once.
                 CredentialLocation::Session { .. } | CredentialLocation::Cookie { .. } => {}
             }
         }
-        // Our own are always cut.
+        // Our own cookies are always removed.
         let is_ours = |cookie: &[u8]| {
             let is_kept = || match forward {
                 Forward::Nothing => false,
@@ -119,13 +119,13 @@ impl CredentialStripping<'_> {
 }
 
 impl<'a> CredentialStripping<'a> {
-    /// An `authorization` of another scheme is not ours to take.
+    /// An `authorization` of another scheme does not belong to this server.
     fn remove_authorization(&mut self, http: &Http<'a>, scheme: &[u8]) {
         if self.headers.contains(&"authorization") {
             return;
         }
         let is_ours = |part: &[u8]| split_scheme(part).0.eq_ignore_ascii_case(scheme);
-        // The first part has the scheme of the whole, and as a rule is the whole.
+        // The first part has the scheme of the whole value, and usually is the whole value.
         let carries = |value| is_ours(trim_blanks(value)) || parts_of(value).any(is_ours);
         if http.headers.all("authorization").any(carries) {
             self.headers.push("authorization");
@@ -139,7 +139,7 @@ impl<'a> CredentialStripping<'a> {
     }
 }
 
-/// Bearer and Basic live in one header.
+/// Bearer and Basic are in one header.
 fn share_header(a: &CredentialLocation, b: &CredentialLocation) -> bool {
     let in_authorization = |location: &CredentialLocation| {
         matches!(location, CredentialLocation::Bearer | CredentialLocation::Basic { .. })
@@ -151,7 +151,7 @@ fn cut_cookies(http: &Http<'_>, is_ours: impl Fn(&[u8]) -> bool) -> CookieChange
     let Some(rest) = cookie::without(&http.headers, is_ours) else {
         return CookieChange::None;
     };
-    // A header is set as text, and it must be legal: what is not is not passed on.
+    // A header is set as text and must be valid; an invalid rest is not passed on.
     let is_legal = |text: &String| !text.is_empty() && !text.bytes().any(|byte| byte < b' ' || byte == 0x7f);
     match String::from_utf8(rest).ok().filter(is_legal) {
         Some(rest) => CookieChange::Set(rest),

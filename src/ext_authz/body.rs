@@ -1,4 +1,4 @@
-//! Bodies: of our answers, and of requests that are read no further.
+//! Bodies of answers, and bodies of requests that are only drained.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::codec::frame::{self, FrameError};
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// How long the rest of a message that was denied unread may take to arrive.
+/// How long the rest of an unread, denied message may take to arrive.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bodies that may be drained at a time.
 const MAX_DRAINED_BODIES: usize = 1024;
@@ -30,7 +30,7 @@ pub enum AnswerBody {
     Trailers(HeaderMap),
     /// A text, and no trailers.
     Text(Bytes),
-    /// Nothing more.
+    /// The end of the body.
     End,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn grpc_response(status: StatusCode, body: AnswerBody) -> Response<An
     response
 }
 
-/// A response for a client that speaks no gRPC: a text, and a status that Envoy does not take for a permission.
+/// A response for a client that does not speak gRPC: a text, and a status that Envoy does not treat as a permission.
 pub(super) fn text_response(status: StatusCode, text: &'static str) -> Response<AnswerBody> {
     let body = match text {
         "" => AnswerBody::End,
@@ -103,8 +103,8 @@ pub(super) fn text_response(status: StatusCode, text: &'static str) -> Response<
     response
 }
 
-/// Reads and drops the rest of bodies that were answered early, within limits, so that their streams are not reset:
-/// the HTTP/2 library counts what still arrives for streams that were reset, and closes their connection.
+/// Reads and drops the rest of bodies that were answered early, within limits, so that their streams are not reset: the
+/// HTTP/2 library counts bytes that arrive on reset streams, and closes the connection.
 #[derive(Debug, Clone)]
 pub(super) struct BodyDrain(Arc<Semaphore>);
 
@@ -113,7 +113,7 @@ impl BodyDrain {
         Self(Arc::new(Semaphore::new(MAX_DRAINED_BODIES)))
     }
 
-    /// Drains a body in a task of its own.
+    /// Drains a body in a separate task.
     pub(super) fn drain<B>(&self, body: B)
     where
         B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
@@ -131,7 +131,7 @@ impl BodyDrain {
     }
 }
 
-/// The body of a request that another service reads; what that service leaves is drained.
+/// The body of a request that another service reads.  The unread rest is drained.
 pub(super) struct DrainedBody<B>
 where
     B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,

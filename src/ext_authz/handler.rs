@@ -18,7 +18,7 @@ use crate::deny_reason::DenyReason;
 use crate::telemetry::traces::CheckSpan;
 use crate::telemetry::{CheckRecord, Telemetry};
 
-/// Answers Checks, whatever carries them.
+/// Answers Checks, independent of the transport.
 pub struct CheckHandler {
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
@@ -49,7 +49,7 @@ impl CheckHandler {
 
     /// Answers one message, without its gRPC prefix.  The answer has its prefix.  The span ends with it.
     ///
-    /// A panic would reset the stream, which Envoy may be configured to let pass: here it denies.
+    /// A panic would reset the stream, which Envoy may be configured to let pass, so it becomes a denial here.
     pub async fn check(
         &self,
         message: &[u8],
@@ -82,7 +82,7 @@ impl CheckHandler {
         self.finish(&decision, Some(&attributes), started)
     }
 
-    /// Encodes the answer, and records what the decision came to.
+    /// Encodes the answer, and records the outcome of the decision.
     fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, started: &StartedCheck) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
         let snapshot = &decision.snapshot;

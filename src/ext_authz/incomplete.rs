@@ -21,7 +21,7 @@ struct Slots {
     evictors: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-/// A place in the queue, free again when it is dropped.
+/// A slot in the queue, which is free again when it is dropped.
 #[derive(Debug)]
 pub struct QueueSlot<'q> {
     queue: &'q IncompleteQueue,
@@ -55,7 +55,7 @@ impl IncompleteQueue {
 }
 
 impl QueueSlot<'_> {
-    /// Ready when the Check was evicted by one that came later.
+    /// Ready when a later Check has evicted this one.
     pub fn poll_evicted(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // Nothing is ever sent.
         Pin::new(&mut self.evicted).poll(context).map(drop)

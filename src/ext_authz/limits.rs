@@ -1,34 +1,34 @@
-//! How much of the memory limit each thing may take that a client can make grow.
+//! The shares of the memory limit for everything that a client can make grow.
 
 use super::codec::frame;
 
 /// Streams that one Envoy worker may have open at a time, where memory allows; it opens another connection beyond that.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
-/// The same, however little memory there is.
+/// The same, with any amount of memory.
 const MIN_CONCURRENT_STREAMS: u32 = 128;
 /// The HTTP/2 library keeps the memory of as many streams as a connection has ever had open.  One stream for each part
 /// of this size leaves enough for 64 such connections.
 const BYTES_PER_STREAM: u64 = 512 * 1024;
-/// Bytes that may arrive for one stream, and for one connection, before they are read, where memory allows.
-/// One connection's share is all that unread bytes can take.
+/// Bytes that may arrive for one stream, and for one connection, before they are read, where memory allows.  The share
+/// of one connection limits its unread bytes.
 const MAX_WINDOW: u32 = 1024 * 1024;
-/// The same, however little memory there is: the window that every connection of HTTP/2 starts with.
+/// The same, with any amount of memory: the initial window of every HTTP/2 connection.
 const MIN_WINDOW: u32 = 64 * 1024 - 1;
 /// Bytes of incomplete messages, over all connections, where memory allows: as much as sixteen messages of the default
 /// size, or four of the largest.
 const MAX_INCOMPLETE_BYTES: usize = 256 * 1024 * 1024;
-/// What a Check takes while it is open, its stream and its task included, at most.
+/// The maximum memory of an open Check, including its stream and its task.
 const BYTES_PER_OPEN_CHECK: u64 = 16 * 1024;
-/// Checks that may be open however little memory there is: as many as one Envoy worker sends at a time.
+/// Checks that may be open with any amount of memory: as many as one Envoy worker sends at a time.
 const MIN_OPEN_CHECKS: u32 = MAX_CONCURRENT_STREAMS;
 /// Calls of health and reflection that may be open, over all connections, where memory allows.
 const MAX_TONIC_CALLS: usize = 1024;
-/// The same, however little memory there is.
+/// The same, with any amount of memory.
 const MIN_TONIC_CALLS: usize = 128;
 /// One such call for each part of this size leaves enough for answers of reflection that the client does not read.
 const BYTES_PER_TONIC_CALL: u64 = 512 * 1024;
 
-/// What may be held over all connections, as shares of the memory limit.
+/// The limits over all connections, as shares of the memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryShares {
     /// Bytes of messages that arrive in pieces: a quarter, and at least one of the largest.

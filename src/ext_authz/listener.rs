@@ -23,14 +23,13 @@ use crate::server::header_block_limit::HeaderBlockBudget;
 use crate::server::http2::{self, Http2Settings, PREFACE_LENGTH, StreamHandler};
 use crate::server::tls::Acceptor;
 
-/// How long the stream of a Check may live, its answer taken by the client included.  No Envoy waits that long.
+/// The maximum life of the stream of a Check, until the client has read the answer.  Envoy never waits that long.
 const CHECK_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the stream of another call may live: a call of health may last, and its end has to be taken by the client.
+/// The maximum life of the stream of another call: a health call may last, and the client must read its end.
 const TONIC_STREAM_TIMEOUT: Duration =
     Duration::from_secs(READ_TIMEOUT.as_secs() + CALL_TIMEOUT.as_secs() + CHECK_STREAM_TIMEOUT.as_secs());
 
-/// Serves connections, over TLS where there is an acceptor, until the shutdown; then lets those that are open
-/// finish.
+/// Serves connections, over TLS if there is an acceptor, until the shutdown.  Then it lets the open connections finish.
 pub async fn serve(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
@@ -77,7 +76,7 @@ enum Dispatch {
     Rejected(RejectedCall<Incoming>),
 }
 
-/// A request too many: its stream is reset.
+/// A request beyond the limit: its stream is reset.
 #[derive(Debug, thiserror::Error)]
 #[error("too many requests are open")]
 struct TooManyStreams;
@@ -119,7 +118,7 @@ impl StreamHandler for Connection {
         let dispatch = self.dispatch(request);
         async move {
             let Services { checks, tonic, .. } = &*self.services;
-            // Answers are held until the client takes them: these, too, are limited.
+            // Answers are held until the client reads them, so they are limited as well.
             if in_flight.exceeds(checks.shares().open_checks.saturating_mul(2)) {
                 return Err(TooManyStreams);
             }

@@ -1,10 +1,10 @@
-//! What the head of a request says about the gRPC call (gRPC over HTTP/2, "Requests").
+//! The metadata of a gRPC call in the head of a request (gRPC over HTTP/2, "Requests").
 
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, StatusCode};
 
-/// The metadata of a call that decide how it is answered.
+/// The metadata of a call that affect the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Metadata {
     /// Whether the content type is gRPC's.
@@ -19,7 +19,7 @@ impl Metadata {
     /// The metadata of a gRPC call.
     ///
     /// # Errors
-    /// The request is no gRPC call: the HTTP status that says so.
+    /// The request is not a gRPC call: the HTTP status of the response.
     pub(super) fn from_request<B>(request: &Request<B>) -> Result<Self, StatusCode> {
         let metadata = Self::from_headers(request.headers());
         if request.method() != Method::POST {
@@ -31,8 +31,8 @@ impl Metadata {
         Ok(metadata)
     }
 
-    /// Reads all in one pass, which takes fewer instructions than one look-up for each.  Of two headers of one name the
-    /// first counts.
+    /// Reads all headers in one pass, which takes fewer instructions than one lookup for each.  The first of two
+    /// headers with the same name is used.
     fn from_headers(headers: &HeaderMap) -> Self {
         let (mut content_type, mut te, mut timeout) = (None, None, None);
         for (name, value) in headers {

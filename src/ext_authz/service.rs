@@ -33,12 +33,12 @@ use crate::server::activity::{ConnectionActivity, InFlightBody, InFlightRequest}
 use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
 
-/// The path of the one method.
+/// The path of the only method.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The service's name, for tonic's router and for `grpc.health.v1.Health`.
 pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 
-/// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
+/// How long a message may take to arrive; a shorter `grpc-timeout` has precedence.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The answer to a gRPC call without a message.
@@ -58,7 +58,7 @@ struct ServiceState {
     incomplete: IncompleteQueue,
     drain: BodyDrain,
     wrong_wirings: WrongWirings,
-    /// Counts the requests that come through tower: all of them as those of one connection.
+    /// Counts the requests that arrive through tower, as if they were from one connection.
     activity: Arc<ConnectionActivity>,
 }
 
@@ -70,9 +70,9 @@ pub(super) struct CheckCall<B> {
     span: Option<Box<CheckSpan>>,
 }
 
-/// A request that is no Check: its answer, and its body, which is drained.
+/// A request that is not a Check: its answer, and its body, which is drained.
 ///
-/// Envoy's `http_service` takes status 200 for a permission: a client that speaks no gRPC gets another one.
+/// Envoy's `http_service` treats status 200 as a permission, so a client that does not speak gRPC gets another status.
 pub(super) struct RejectedCall<B> {
     pub(super) status: StatusCode,
     pub(super) text: &'static str,
@@ -121,7 +121,7 @@ impl CheckService {
         }
     }
 
-    /// Counts a request that is wired wrongly, and says what to change.
+    /// Counts a request from a misconfigured client, and logs what to change.
     pub(super) fn reject<B>(
         &self,
         status: StatusCode,
@@ -164,7 +164,7 @@ impl CheckService {
                 Err(error) => error,
             };
             let response = match error {
-                // A client of Envoy can cause these: they are denials, because failure_mode_allow lets an error pass.
+                // A client of Envoy can cause these, so they are denials: failure_mode_allow would let an error pass.
                 FrameError::TooLong => {
                     let denial = handler.deny(DenyReason::RequestTooLarge, span);
                     grpc_response(StatusCode::OK, AnswerBody::Message(denial))
@@ -177,7 +177,7 @@ impl CheckService {
                     handler.record_unreadable(error, span);
                     text_response(StatusCode::BAD_REQUEST, NO_MESSAGE)
                 }
-                // A gRPC client reads the trailers; a client that reads the status alone sees no permission.
+                // A gRPC client reads the trailers.  A client that only reads the status does not see a permission.
                 FrameError::Unreadable
                 | FrameError::Misframed
                 | FrameError::Compressed
@@ -202,7 +202,7 @@ impl CheckService {
     {
         // The client does not wait beyond its deadline, nor does the server.
         let timeout = deadline.map_or(READ_TIMEOUT, |deadline| deadline.min(READ_TIMEOUT));
-        // Without a variable of its own: the future would hold the message twice.
+        // No separate variable: the future would hold the message twice.
         let mut reading = std::pin::pin!(tokio::time::timeout(
             timeout,
             frame::read(body, self.0.max_request_bytes, &self.0.budget),
@@ -240,7 +240,7 @@ impl NamedService for CheckService {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-/// For servers that are not ours.  Timeouts of whole calls and limits of connections are those of the server.
+/// For other servers.  The server sets the timeouts of whole calls and the limits of connections.
 impl<B> Service<Request<B>> for CheckService
 where
     B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
@@ -254,7 +254,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The peer's address lies in an extension whose type is the server's own.
+        // The peer's address is in an extension with a type of that server.
         const PEER: &str = "unknown";
         let service = self.clone();
         let in_flight = InFlightRequest::new(Arc::clone(&self.0.activity));

@@ -1,4 +1,4 @@
-//! Health and reflection, which tonic serves, within limits of our own.
+//! Health and reflection, which tonic serves within our limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,13 +26,13 @@ use crate::server::activity::InFlightRequest;
 
 /// Calls that one connection may have open.
 pub(super) const MAX_CALLS_PER_CONNECTION: usize = 64;
-/// How long a call may last: `Watch` of health has no end of its own.
+/// How long a call may last: `Watch` of health never ends by itself.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The largest message of a client, in bytes.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
-/// The longest value of metadata that is kept, in bytes.
+/// The maximum length of a metadata value that is kept, in bytes.
 const MAX_METADATA_VALUE: usize = 64;
-/// The message of a call that lasted as long as [`CALL_TIMEOUT`].
+/// The message of a call that reached [`CALL_TIMEOUT`].
 const CALL_TIMED_OUT: &str = "the call has lasted as long as one may: call again";
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -102,9 +102,9 @@ pub(super) fn without_metadata(mut request: Request<Incoming>) -> Request<Incomi
 
 /// The body of a response on the ext_authz listener.
 pub(super) enum ListenerBody {
-    /// One of ours.
+    /// A body of this crate.
     Answer(AnswerBody),
-    /// One of tonic's.  Boxed, so that it does not make the others larger.
+    /// A body of tonic.  Boxed, so that it does not make the others larger.
     Tonic(Box<TonicBody>),
 }
 
@@ -130,7 +130,7 @@ impl Body for ListenerBody {
     }
 }
 
-/// A body of tonic's, for as long as its call may last.
+/// A body of tonic, with the timeout of its call.
 pub(super) struct TonicBody {
     body: tonic::body::Body,
     timeout: Pin<Box<Sleep>>,

@@ -10,17 +10,17 @@ use crate::telemetry::metrics::Metrics;
 /// How a client is configured wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrongWiring {
-    /// HTTP/1 where gRPC wants HTTP/2.
+    /// HTTP/1 instead of HTTP/2.
     Http1,
     /// TLS on a listener without it.
     Tls,
-    /// Something that is no HTTP/2.  (Plain text on a listener with TLS fails in the TLS handshake.)
+    /// Bytes that are not HTTP/2.  (Plain text on a listener with TLS fails in the TLS handshake.)
     NotHttp2,
     /// HTTP/2 without gRPC: Envoy's `http_service`.
     NotGrpc,
     /// The second version of Envoy's API.
     V2,
-    /// An authority that no URI may have, such as Envoy makes of a cluster's name with a bar.
+    /// An authority that is not valid in a URI, such as Envoy derives from a cluster name with a bar.
     Authority,
 }
 
@@ -29,7 +29,7 @@ impl WrongWiring {
     pub const ALL: [Self; 6] =
         [Self::Http1, Self::Tls, Self::NotHttp2, Self::NotGrpc, Self::V2, Self::Authority];
 
-    /// The kind by the first bytes of a connection; `None` where they are the preface of HTTP/2.
+    /// The kind by the first bytes of a connection; `None` if they are the preface of HTTP/2.
     pub fn of_preface(preface: &[u8; PREFACE_LENGTH], is_tls: bool) -> Option<Self> {
         if preface == PREFACE {
             return None;

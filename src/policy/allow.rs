@@ -6,23 +6,23 @@ use serde_json::{Number, Value};
 
 use crate::actor::Actor;
 
-/// Who may: everyone, no one, or the actors that a block of members describes.
+/// The admitted actors: everyone, no one, or the actors that a block of members describes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Allow {
-    /// `true`: everyone, the anonymous too.
+    /// `true`: everyone, including anonymous requests.
     Everyone,
     /// `false`: no one.
     NoOne,
     /// An object: its members are alternatives.  An empty one admits no one.
     Members {
-        /// The alternatives, each the name of an actor's member and what it must share with it.
+        /// The alternatives: the name of an actor's member and its condition.
         members: Vec<(Box<str>, Requirement)>,
         /// `unauthenticated` is exactly `true`.
         anonymous: bool,
     },
 }
 
-/// What a member of the actor must be.
+/// The condition of a member of the actor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Requirement {
     /// The bare string `"*"`: it must exist, even as null.
@@ -31,7 +31,7 @@ pub enum Requirement {
     AnyOf(Vec<Value>),
 }
 
-/// Why a value is no allow block.
+/// Why a value is not an allow block.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct AllowError {
@@ -39,11 +39,11 @@ pub struct AllowError {
     pub member: Option<String>,
     /// The element at fault, when the member is a list.
     pub index: Option<usize>,
-    /// What is wrong.
+    /// The problem.
     pub problem: AllowProblem,
 }
 
-/// What is wrong with an allow block.
+/// A problem of an allow block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AllowProblem {
     /// `allow:` with nothing after it: it could mean either.
@@ -52,7 +52,7 @@ pub enum AllowProblem {
     /// A number, a text or a list.
     #[error("an allow block is true, false, or an object such as {{role: [Editor, Admin]}}")]
     NotABlock,
-    /// An object as a member's value, or anything but a scalar in a list.
+    /// An object as a member's value, or another value than a scalar in a list.
     #[error("a member of an allow block is a text, a number, true, false, or a list of these")]
     NotAScalar,
 }
@@ -128,7 +128,7 @@ impl Allow {
 }
 
 impl Requirement {
-    /// Reads what a member must be.
+    /// Reads the condition of a member.
     ///
     /// # Errors
     /// [`AllowProblem::NotAScalar`].
@@ -148,7 +148,7 @@ impl Requirement {
         }
     }
 
-    /// Whether a member's value is what it must be.
+    /// Whether a member's value meets the condition.
     pub fn matches(&self, value: &Value) -> bool {
         match self {
             Self::Present => true,

@@ -10,7 +10,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// `None` for the other methods.  Servers such as Radicale read methods without regard to case.
+    /// `None` for the other methods.  Servers such as Radicale ignore the case of methods.
     pub(super) fn of(method: &[u8]) -> Option<Self> {
         match method.len() {
             4 if method.eq_ignore_ascii_case(b"COPY") => Some(Self::Copy),
@@ -20,7 +20,7 @@ impl Operation {
     }
 }
 
-/// Where a resource is copied or moved to.
+/// The target of a copy or a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target<'a> {
     /// The host with its port, where the header names one.
@@ -29,7 +29,7 @@ pub(super) struct Target<'a> {
     pub(super) path: &'a [u8],
 }
 
-/// What the header `destination` names: an absolute URI or an absolute path, once.
+/// Reads the header `destination`: an absolute URI or an absolute path, once.
 pub(super) fn target<'a>(http: &Http<'a>) -> Option<Target<'a>> {
     let mut values = http.headers.all("destination");
     let (value, None) = (trim_blanks(values.next()?), values.next()) else {

@@ -1,7 +1,7 @@
-//! Headers by which a request names another path, host or method than the one that Envoy routed.
+//! Headers with which a request names another path, host or method than the one that Envoy routed.
 //!
-//! An upstream that believes such a header serves something else than the rules decided about.  All names that
-//! decisions read for this are in [`Override::ALL`], and nowhere else.
+//! An upstream that trusts such a header serves another request than the rules decided about.  All names that decisions
+//! read for this are in [`Override::ALL`], and nowhere else.
 
 use super::route::normalize_host;
 use crate::attributes::{Http, trim_blanks};
@@ -64,7 +64,7 @@ impl Override {
         Self::ALL.iter().position(|known| known.name == name)
     }
 
-    /// Whether it is a header.  Ordinary clients send none of these, so Envoy can remove those that are not permitted
+    /// Whether it is a header.  Ordinary clients do not send these, so Envoy can remove those that are not permitted
     /// before any filter reads them.
     pub fn is_header(&self) -> bool {
         self.kind != OverrideKind::MethodParameter
@@ -98,7 +98,7 @@ pub struct RoutedParts {
     pub method: bool,
 }
 
-/// A request names something else than what was routed.
+/// A request names another part than the one that was routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverrideError {
     /// Another path.
@@ -109,9 +109,9 @@ pub enum OverrideError {
     Method,
 }
 
-/// Where a name of this length and last byte can stand, plus one; 0 for names that are none of ours.
+/// The index, plus one, of a name with this length and last byte; 0 if there is none.
 ///
-/// The length and the last letter together tell the names apart, so that a header costs one look.
+/// The length and the last letter together are unique, so that a header costs one lookup.
 const SLOTS: [u8; 1 << 10] = {
     let mut slots = [0; 1 << 10];
     let mut position = 0;
@@ -149,9 +149,9 @@ pub fn overrides_method(http: &Http<'_>) -> bool {
     })
 }
 
-/// Looks for headers, and the parameter `_method`, that name something else than what was routed.
+/// Looks for headers, and the parameter `_method`, that differ from the routed request.
 ///
-/// A permitted name counts as written alone, not what folds onto it.  An empty value says nothing.
+/// A permission applies only to the exact name, not to names that fold onto it.  An empty value is ignored.
 ///
 /// # Errors
 /// The part of the request that is overridden.
@@ -181,7 +181,7 @@ pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) 
             | OverrideKind::MethodParameter => {}
         }
     }
-    // Of a request with a destination the method is read in any case: COPY and MOVE are decided for it.
+    // In a request with a destination the method is always read: COPY and MOVE depend on it.
     if !read.method && !(destination && (read.host || read.path)) {
         return Ok(());
     }
@@ -210,7 +210,7 @@ fn is_host(value: &[u8], host: &[u8]) -> bool {
 /// each text that one of them could take for a host counts.
 fn forwarded_names_host(value: &[u8], host: &[u8]) -> bool {
     const NAME: &[u8] = b"host";
-    // Once: the blanks at the end would be walked over again for every name.
+    // Trimmed once, so that the blanks at the end are not scanned again for every name.
     let value = trim_blanks(value);
     let hosts = value.windows(NAME.len()).enumerate().filter(|(_, window)| window.eq_ignore_ascii_case(NAME));
     hosts.filter_map(|(start, _)| trim_blanks(&value[start + NAME.len()..]).strip_prefix(b"=")).all(|rest| {

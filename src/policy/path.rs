@@ -1,7 +1,7 @@
-//! Paths as rules read them: percent-decoded once, and only when they can be read in one way.
+//! Paths as rules read them: percent-decoded once, and only if there is a single reading.
 //!
-//! A gateway, a rule and an upstream that read one path differently are a way around the rule.
-//! A path that allows two readings is denied instead of interpreted.
+//! If a gateway, a rule and an upstream read a path differently, the rule can be bypassed.  A path that allows two
+//! readings is denied instead of interpreted.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ pub enum AmbiguousPath {
     Parameters,
     /// `%2f`, `%5c` or `\`: some readers take them for a slash.
     EncodedSlash,
-    /// `%25` followed by two hexadecimal digits: who decodes twice reads something else.
+    /// `%25` followed by two hexadecimal digits: a reader that decodes twice reads another path.
     DoubleEncoding,
     /// A `%` without two hexadecimal digits.
     InvalidEscape,
@@ -26,7 +26,7 @@ pub enum AmbiguousPath {
     ControlCharacter,
     /// Bytes that are not UTF-8 when decoded.
     NotUtf8,
-    /// `#`: a fragment has no place in a request, and some readers cut it off.
+    /// `#`: a request has no fragment, and some readers cut it off.
     Fragment,
     /// `%3f` or `%23`: some readers cut a query or a fragment off after decoding.
     EncodedDelimiter,
@@ -50,16 +50,16 @@ pub struct PermittedPaths {
 pub struct DecodedPath<'a> {
     /// The path, percent-decoded once.  Empty for a request that has none.
     pub text: Cow<'a, str>,
-    /// What upstreams may make of a permitted spelling, other than `text`.  Each must select the same policy.
+    /// Other readings of a permitted spelling by upstreams.  Each must select the same policy.
     pub readings: Vec<String>,
 }
 
 impl DecodedPath<'_> {
-    /// The path of a request that has none (CONNECT), or whose path no rule reads.
+    /// The path of a request without one (CONNECT), or of one with a path that no rule reads.
     pub const NONE: Self = Self { text: Cow::Borrowed(""), readings: Vec::new() };
 }
 
-/// Stands for an encoded slash while readings are made.  No path holds it: control characters are denied.
+/// A placeholder for an encoded slash while readings are made.  No path contains it: control characters are denied.
 const ENCODED_SLASH: char = '\u{1}';
 
 /// The path as routes compare it, and how upstreams may read a permitted spelling of it.
@@ -75,8 +75,8 @@ pub fn read<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<DecodedPath
     Ok(DecodedPath { text, readings })
 }
 
-/// Every subset of what is permitted: parameters cut off, what follows a delimiter cut off, then `\` and `%2f`
-/// as slashes, then slashes merged.
+/// Every subset of the permitted changes: parameters cut off, the text after a delimiter cut off, then `\` and `%2f` as
+/// slashes, then slashes merged.
 fn readings(raw: &[u8], text: &str, permitted: &PermittedPaths) -> Vec<String> {
     let is_odd = text.contains([';', '\\', '?', '#']) || text.contains("//");
     let has_encoded_slash =
@@ -91,7 +91,7 @@ fn readings(raw: &[u8], text: &str, permitted: &PermittedPaths) -> Vec<String> {
         Ok(Err(_)) | Err(_) => return Vec::new(),
     };
     let mut found = vec![marked.clone()];
-    // Whether an encoded slash ends a parameter depends on who decodes first.
+    // Whether an encoded slash ends a parameter depends on which program decodes first.
     let ends: [&[char]; 2] = [&['/'], &['/', '\\', ENCODED_SLASH]];
     if permitted.parameters {
         found.extend(ends.map(|ends| cut_parameters(&marked, ends)));
@@ -144,7 +144,7 @@ fn mark_encoded_slashes(raw: &[u8]) -> Vec<u8> {
     marked
 }
 
-/// The path without each `;` and what follows it in its segment.
+/// The path without each `;` and the rest of its segment.
 fn cut_parameters(path: &str, ends: &[char]) -> String {
     let mut cut = String::with_capacity(path.len());
     let mut in_parameter = false;
@@ -195,12 +195,12 @@ pub fn decode<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, s
     }
 }
 
-/// The path, when it is one that cannot be read in two ways: most are.
+/// The path, if it cannot be read in two ways, as is usual.
 fn plain(raw: &[u8]) -> Option<&str> {
     if raw.first() == Some(&b'/') && is_plain(raw) { std::str::from_utf8(raw).ok() } else { None }
 }
 
-/// As [`decode`], of a path that is not [`plain`].
+/// As [`decode`], for a path that is not [`plain`].
 fn decode_odd<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, str>, AmbiguousPath> {
     if raw.first() != Some(&b'/') {
         return Err(AmbiguousPath::NotAbsolute);
@@ -218,7 +218,7 @@ fn decode_odd<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, s
     };
     let path = path.ok_or(AmbiguousPath::NotUtf8)?;
 
-    // Everything below looks at the decoded text, so that an encoded trick is the same as a raw one.
+    // All checks below read the decoded text, so that encoded and raw characters are treated alike.
     if path.chars().any(char::is_control) {
         return Err(AmbiguousPath::ControlCharacter);
     }
@@ -243,11 +243,10 @@ fn decode_odd<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, s
     Ok(path)
 }
 
-/// Whether one look is enough: the path has nothing to decode, nothing ambiguous,
-/// and no segment that begins with a dot.
+/// Whether the path is plain: nothing to decode, nothing ambiguous, and no segment that begins with a dot.
 fn is_plain(raw: &[u8]) -> bool {
     let mut after_slash = false;
-    // It never stops early: most paths are plain, and a loop without branches is done sooner.
+    // It never stops early: most paths are plain, and a loop without branches is faster.
     raw.iter().fold(true, |so_far, &byte| {
         let is_slash = byte == b'/';
         let is_plain = IS_PLAIN[usize::from(byte)] & !(after_slash & (is_slash | (byte == b'.')));
@@ -308,7 +307,7 @@ fn has_escape(bytes: &[u8]) -> bool {
     bytes.windows(3).any(|window| window[0] == b'%' && window[1..].iter().all(u8::is_ascii_hexdigit))
 }
 
-/// A segment ends at a slash of either kind, and what follows a `;`, `?` or `#` is not part of its name.
+/// A segment ends at a slash of either kind, and the text after a `;`, `?` or `#` is not part of its name.
 fn has_dot_segment(path: &str) -> bool {
     path.contains('.')
         && path.split(['/', '\\']).any(|segment| {

@@ -1,4 +1,4 @@
-//! Routes: which requests a policy governs.
+//! Routes: the requests that a policy governs.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -18,7 +18,7 @@ pub struct Route {
     pub paths: Box<[PathPattern]>,
     /// The request's method: one of these.
     pub methods: Option<Box<[MethodPattern]>>,
-    /// What governs the requests that match.
+    /// The policy of the requests that match.
     pub policy: Arc<Policy>,
 }
 
@@ -55,12 +55,12 @@ pub struct Literal {
     lower_case: Box<str>,
 }
 
-/// How near to a route's own spelling a path must be.
+/// The tolerance for other spellings of a route's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpellingTolerance {
-    /// A slash at the end more or less.
+    /// With or without a slash at the end.
     Slash,
-    /// A slash at the end more or less, in any case.
+    /// With or without a slash at the end, in any letter case.
     SlashAndCase,
 }
 
@@ -68,18 +68,18 @@ pub enum SpellingTolerance {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MethodPattern(Box<str>);
 
-/// What of a request a route does not match.
+/// The part of a request that a route does not match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {
-    /// The host is another.
+    /// The host differs.
     Host,
-    /// The path is another.
+    /// The path differs.
     Path,
-    /// The method is none of the route's.
+    /// The method is not in the route.
     Method,
 }
 
-/// A request that a route's patterns match: what is not the route's to say is made up.
+/// An example request that a route's patterns match.  Parts that the route does not restrict are invented.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// The host as routes compare it.
@@ -93,10 +93,10 @@ pub struct Example {
 /// Why a route cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// No host name, or one with a port, a blank, or a `*` that is not its first label.
+    /// Not a host name, or one with a port, a blank, or a `*` that is not its first label.
     #[error("a host is a name such as api.example or *.example, without a port")]
     Host,
-    /// No path, or one with a query.
+    /// Not a path, or one with a query.
     #[error("a path begins with / and has no query and no fragment")]
     Path,
     /// A `%` without two hexadecimal digits, or bytes that are not UTF-8.
@@ -116,7 +116,7 @@ impl Route {
         self.mismatch(host, path, method).is_none()
     }
 
-    /// What of such a request the route does not match, the first of it; `None` when the route governs it.
+    /// The first part of such a request that the route does not match; `None` when the route governs it.
     pub fn mismatch(&self, host: &str, path: &str, method: &[u8]) -> Option<Mismatch> {
         if !self.host.as_ref().is_none_or(|pattern| pattern.matches(host)) {
             return Some(Mismatch::Host);
@@ -129,7 +129,7 @@ impl Route {
     }
 
     fn matches_path(&self, path: &str) -> bool {
-        // A request without a path (CONNECT) is none of a path rule's.
+        // A path rule never matches a request without a path (CONNECT).
         !path.is_empty() && self.paths.iter().all(|pattern| pattern.matches(path))
     }
 
@@ -147,7 +147,7 @@ impl Route {
             && self.methods.as_deref().is_none_or(|methods| methods.iter().any(|one| one.matches(method)))
     }
 
-    /// Whether one of its patterns is the whole path, spelled just so.
+    /// Whether one of its patterns is the whole path in exactly this spelling.
     pub fn is_exactly(&self, path: &str) -> bool {
         let is_same = |pattern: &PathPattern| match pattern {
             PathPattern::Exact(literal) => literal.decoded.as_ref() == path,
@@ -169,17 +169,17 @@ impl Route {
         let host = self.host.as_ref().map_or_else(|| "x".to_owned(), HostPattern::example);
         let method = self.methods.as_deref().and_then(|methods| methods.first());
         let method = method.map_or_else(|| "GET".to_owned(), |method| method.0.to_string());
-        // The first says most: a whole path, before a prefix, before an expression.
+        // The most specific pattern first: a whole path, before a prefix, before an expression.
         let path = self.paths.first()?.example()?;
         Some(Example { host, path, method })
     }
 
-    /// Whether it is certain that no request reaches `later` behind this route.
+    /// Whether it is certain that no request reaches `later` after this route.
     pub fn covers(&self, later: &Route) -> bool {
         self.covers_host(later) && self.covers_path(later) && self.covers_methods(later)
     }
 
-    /// Whether every host of `later` is one of this route's.
+    /// Whether this route matches every host of `later`.
     pub fn covers_host(&self, later: &Route) -> bool {
         match (&self.host, &later.host) {
             (None, _) => true,
@@ -192,7 +192,7 @@ impl Route {
         }
     }
 
-    /// Whether every path of `later` is one of this route's, as far as that can be decided.
+    /// Whether this route matches every path of `later`, as far as that can be decided.
     pub fn covers_path(&self, later: &Route) -> bool {
         self.paths
             .iter()
@@ -211,7 +211,7 @@ impl Route {
 }
 
 impl HostPattern {
-    /// Reads `api.example` or `*.example`.  ASCII case does not matter, one trailing dot neither.
+    /// Reads `api.example` or `*.example`.  ASCII case and one trailing dot are ignored.
     ///
     /// # Errors
     /// [`RouteError::Host`].
@@ -249,7 +249,7 @@ impl PathPattern {
     /// The whole path.
     ///
     /// # Errors
-    /// [`RouteError`]: it is no path, or an escape in it is none.
+    /// [`RouteError`]: it is not a path, or an escape in it is not valid.
     pub fn exact(text: &str) -> Result<Self, RouteError> {
         Literal::parse(text).map(Self::Exact)
     }
@@ -258,7 +258,7 @@ impl PathPattern {
     /// match `/api`, `/api/` and `/api/x`, not `/apix`.
     ///
     /// # Errors
-    /// [`RouteError`]: it is no path, or an escape in it is none.
+    /// [`RouteError`]: it is not a path, or an escape in it is not valid.
     pub fn prefix(text: &str) -> Result<Self, RouteError> {
         Literal::parse(text).map(Self::Prefix)
     }
@@ -267,17 +267,17 @@ impl PathPattern {
     /// character it encodes.
     ///
     /// # Errors
-    /// [`RouteError::Regex`] says what does not compile, [`RouteError::Escape`] that an escape is none.
+    /// [`RouteError::Regex`]: it does not compile; [`RouteError::Escape`]: an escape is not valid.
     pub fn regex(text: &str) -> Result<Self, RouteError> {
         let decoded = decode_escapes(text).ok_or(RouteError::Escape)?;
-        // The inner group first, alone: `a)|(b` must not become valid by what we put around it.
+        // The inner group is parsed alone first: `a)|(b` must not become valid by the group around it.
         let error = |error: regex::Error| RouteError::Regex(last_line(&error.to_string()));
         Regex::new(&decoded).map_err(error)?;
         let as_written = Regex::new(&format!(r"\A(?:{decoded})\z")).map_err(error)?;
         Ok(Self::Regex { as_written, any_case: None })
     }
 
-    /// The same pattern for paths whose case does not matter.
+    /// The same pattern without regard to case.
     ///
     /// # Errors
     /// [`RouteError::Regex`]: the expression grows too large.
@@ -310,7 +310,7 @@ impl PathPattern {
         }
     }
 
-    /// Whether it matches every spelling of the path that is so near.  An expression never forgives a slash.
+    /// Whether it matches every spelling of the path within this tolerance.  An expression never tolerates a slash.
     fn matches_nearly(&self, path: &str, lower: &str, tolerance: SpellingTolerance) -> bool {
         let without_slash = path::without_trailing_slash;
         match (self, tolerance) {
@@ -401,8 +401,8 @@ impl MethodPattern {
 
 /// The host as routes compare it: in lower case, without port and without one trailing dot.
 ///
-/// `None` for what is no host: letters, digits, `-`, `_` and `.` make one, without an empty label, or an IPv6
-/// address in brackets (RFC 3986 section 3.2.2).  A port is a colon and digits; an empty one is none.
+/// `None` if it is not a host: letters, digits, `-`, `_` and `.` without an empty label, or an IPv6 address in brackets
+/// (RFC 3986 section 3.2.2).  A port is a colon and digits; an empty port counts as none.
 pub fn normalize_host(host: &[u8]) -> Option<Cow<'_, str>> {
     let host = std::str::from_utf8(host).ok()?;
     let name_end =
@@ -474,8 +474,8 @@ fn decode_escapes(pattern: &str) -> Option<String> {
 /// The longest example of an expression that is tried.
 const MAX_EXAMPLE: usize = 4096;
 
-/// Adds a text that the expression matches, its boundaries left aside: of what may repeat as little as may be, of
-/// alternatives the first.  `None` where there is none, or a long one alone.
+/// Adds a text that the expression matches, ignoring boundaries: the fewest repetitions, and the first alternative.
+/// `None` if there is none, or only a long one.
 fn push_example(expression: &Hir, example: &mut String) -> Option<()> {
     match expression.kind() {
         HirKind::Empty | HirKind::Look(_) => {}
@@ -499,7 +499,7 @@ fn push_example(expression: &Hir, example: &mut String) -> Option<()> {
     (example.len() <= MAX_EXAMPLE).then_some(())
 }
 
-/// A regular expression's error is several lines, the last of which says what is wrong.
+/// The error of a regular expression has several lines; the last one names the problem.
 fn last_line(text: &str) -> String {
     let line = text.lines().last().unwrap_or_default();
     line.strip_prefix("error: ").unwrap_or(line).to_owned()

@@ -1,7 +1,7 @@
-//! Other spellings of a route's path, and what governs them.
+//! Other spellings of a route's path, and the policies that govern them.
 //!
-//! An upstream may take `/admin/`, `/ADMIN` or `/admin.json` for `/admin`.  What a route closes must not be open
-//! under a spelling that falls through to another policy: `check` tells of it.
+//! An upstream may take `/admin/`, `/ADMIN` or `/admin.json` for `/admin`.  A path that a route closes must not be open
+//! under a spelling that falls through to another policy: `check` warns of it.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Spelling {
         }
     }
 
-    /// The path, neither decoded, spelled so; `None` where that makes no sense.
+    /// The undecoded path in this spelling; `None` if the path does not have it.
     fn of(self, path: &str) -> Option<String> {
         let shorter = path::without_trailing_slash(path);
         let is_root = path == "/";
@@ -76,7 +76,7 @@ impl Spelling {
 
 impl Policies {
     /// The other spellings of the route's path that the route does not govern and no route names, each with the
-    /// policies that all must admit a request for it.  A spelling that is denied as ambiguous is none of them.
+    /// policies that must all admit a request for it.  Spellings that are denied as ambiguous are left out.
     pub fn other_spellings(&self, route: &Route) -> Vec<(Spelling, Vec<&Arc<Policy>>)> {
         let Some(example) = route.example() else {
             return Vec::new();

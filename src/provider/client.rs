@@ -1,7 +1,7 @@
 //! Requests to providers: HTTP/1.1 (RFC 9112), each on a connection of its own.
 //!
-//! Certificates are verified always, by the CAs that the system trusts and those of `ca`.  http goes to addresses of this
-//! machine alone.  Redirects are not followed.
+//! Certificates are always verified, with the CAs that the system trusts and those of `ca`.  http is only used to
+//! addresses of this machine.  Redirects are not followed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

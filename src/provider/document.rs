@@ -1,4 +1,4 @@
-//! What a provider says of itself: the document of OpenID Connect Discovery 1.0, section 3, or the configuration.
+//! The metadata of a provider: the document of OpenID Connect Discovery 1.0, section 3, or the configuration.
 
 use serde_json::{Map, Value};
 
@@ -52,7 +52,7 @@ pub(super) fn url_of_document(issuer: &str) -> Result<Endpoint, EndpointError> {
 }
 
 impl Document {
-    /// What the configuration says of a provider that has no document.
+    /// The configuration of a provider without a document.
     ///
     /// # Errors
     /// One of the URLs is not https.

@@ -1,4 +1,4 @@
-//! Where a request to a provider goes.
+//! The destination of a request to a provider.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ impl Endpoint {
         url.into()
     }
 
-    /// What went wrong with a request that went there.
+    /// The error of a request to it.
     pub(super) fn error(&self, problem: RequestProblem) -> ProviderError {
         ProviderError::Request { url: self.to_string(), problem }
     }
@@ -65,12 +65,12 @@ impl Endpoint {
         self.0.port_or_known_default().unwrap_or(if self.is_https() { 443 } else { 80 })
     }
 
-    /// What `Host` says: the port is there unless the scheme has it.
+    /// The value of `Host`, with the port unless it is the default of the scheme.
     pub(super) fn authority(&self) -> &str {
         self.0.authority()
     }
 
-    /// What a request line says.
+    /// The target of a request line.
     pub(super) fn target(&self) -> Option<Uri> {
         let target = match self.0.query() {
             Some(query) => format!("{}?{query}", self.0.path()),

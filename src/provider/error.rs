@@ -14,7 +14,7 @@ pub enum ProviderError {
     Request {
         /// Where it went, without the query.
         url: String,
-        /// What went wrong.
+        /// The problem.
         problem: RequestProblem,
     },
     /// The configuration names a URL to which nothing is sent.
@@ -22,7 +22,7 @@ pub enum ProviderError {
     Url {
         /// The key of the configuration.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: EndpointError,
     },
     /// The document of OpenID Connect Discovery cannot be used.
@@ -30,7 +30,7 @@ pub enum ProviderError {
     Document {
         /// Where it is.
         url: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: DocumentProblem,
     },
     /// The token endpoint denies the code, or us.
@@ -152,13 +152,13 @@ fn other_issuer(is_absent: &bool) -> &'static str {
     }
 }
 
-/// A text is no URL to which something is sent.
+/// A text is not a URL for requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// It is none, or has no host.
+    /// It is not a URL, or has no host.
     #[error("is not a URL such as https://id.example.com/token")]
     NotAUrl,
-    /// What is sent there could be read on the way.
+    /// Requests to it could be read on the way.
     #[error("is not https; http is allowed only for 127.0.0.1, [::1] and localhost")]
     NotHttps,
     /// It has a part that no request has.
@@ -166,7 +166,7 @@ pub enum EndpointError {
     Excess,
 }
 
-/// What went wrong with a request.
+/// The problem of a request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestProblem {
     /// `getaddrinfo` knows no address.
@@ -193,7 +193,7 @@ pub enum RequestProblem {
     /// The handshake failed.
     #[error("TLS: {0}{advice}", advice = tls_advice(.0))]
     Tls(Arc<io::Error>),
-    /// The connection ended, or what came is not HTTP.
+    /// The connection ended, or the response is not HTTP.
     #[error("sent an incomplete answer: {0}")]
     Lost(Arc<hyper::Error>),
     /// The body ended before its time.

@@ -29,7 +29,7 @@ pub(super) struct Unverified<'t> {
     signature: &'t str,
 }
 
-/// What a token must say.
+/// The required claims of a token.
 pub(super) struct Expected<'e> {
     pub(super) issuer: &'e str,
     pub(super) client_id: &'e str,
@@ -68,7 +68,7 @@ impl<'t> Unverified<'t> {
         Ok(Self { algorithm, key_id, message, payload, signature })
     }
 
-    /// The claims, if one of these keys signed them and they say what they must.
+    /// The claims, if one of these keys signed them and they are valid.
     ///
     /// # Errors
     /// The token proves nothing.

@@ -1,5 +1,5 @@
-//! The keys by which a provider signs: a JSON Web Key Set (RFC 7517), whose keys are those of RFC 7518, section 6, and
-//! RFC 8037, section 2.
+//! The signing keys of a provider: a JSON Web Key Set (RFC 7517), whose keys are those of RFC 7518, section 6, and RFC
+//! 8037, section 2.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
@@ -62,7 +62,7 @@ impl KeySet {
     /// Reads the keys that are for signatures by RS256, ES256 or EdDSA, and passes over all others.
     ///
     /// # Errors
-    /// It is no set of keys, or has more than [`MAX_KEYS`].
+    /// It is not a set of keys, or has more than [`MAX_KEYS`].
     pub(super) fn read(set: &Map<String, Value>) -> Result<Self, RequestProblem> {
         let keys = set.get("keys").and_then(Value::as_array).ok_or(RequestProblem::Member("keys"))?;
         if keys.len() > MAX_KEYS {

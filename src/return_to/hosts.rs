@@ -1,4 +1,4 @@
-//! Where a browser goes on after log-in.
+//! The return address of a browser after log-in.
 
 use url::{Host, Url};
 
@@ -9,7 +9,7 @@ use crate::config::{LoginHost, PublicUrl, SessionRules};
 #[derive(Debug)]
 pub struct ReturnHosts {
     scheme: &'static str,
-    /// The page's own.
+    /// The host of the page.
     page: Option<Host>,
     log_in_hosts: Box<[(LoginHost, Host)]>,
     /// `session.domain`.
@@ -34,17 +34,17 @@ impl ReturnHosts {
         }
     }
 
-    /// The return address if it is one, written again: ASCII, fit for `location`.  `log_in_host` is where the person logs
-    /// in: one of `admin.login_hosts`, or the page itself.
+    /// The rewritten return address, if it is valid: ASCII, fit for `location`.  `log_in_host` is the host where the
+    /// person logs in: one of `admin.login_hosts`, or the page itself.
     ///
-    /// It has the scheme of `admin.public_url` and no user info.  Its host is the page's, that of the log-in, or
-    /// `session.domain` or below; the port is any.
+    /// It has the scheme of `admin.public_url` and no user info.  Its host is that of the page, that of the log-in, or
+    /// `session.domain` or below, with any port.
     pub fn parse(&self, return_to: &str, log_in_host: Option<&LoginHost>) -> Option<String> {
         self.parse_url(return_to, log_in_host).map(String::from)
     }
 
-    /// Whether the application under this return address gets the application's cookie of a log-in here.  Cookies know
-    /// no ports (RFC 6265 section 8.5).
+    /// Whether the application under this return address gets the application's cookie of a log-in here.  Cookies
+    /// ignore ports (RFC 6265 section 8.5).
     pub fn receives_cookie(&self, return_to: &str, log_in_host: Option<&LoginHost>) -> bool {
         let Some(url) = self.parse_url(return_to, log_in_host) else {
             return false;
@@ -63,8 +63,8 @@ impl ReturnHosts {
     }
 
     fn parse_url(&self, return_to: &str, log_in_host: Option<&LoginHost>) -> Option<Url> {
-        // The parser of browsers overlooks line ends, blanks at the ends, and slashes that are missing or lean the other
-        // way.  No address of an application is written so.
+        // The parser of browsers ignores line ends, blanks at the ends, and missing slashes or backslashes.  Addresses
+        // of applications do not contain these.
         let (scheme, rest) = return_to.split_once("://")?;
         let is_odd = |character: char| character.is_control() || character == ' ';
         let begins_oddly = rest.starts_with(['/', '\\']);

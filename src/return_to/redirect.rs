@@ -1,4 +1,4 @@
-//! Where a browser without a credential is sent.
+//! The redirect of a browser without a credential.
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 
@@ -18,8 +18,8 @@ const UNPRINTABLE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<')
 /// Bytes of a return address that a query's value does not hold as they are.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where browsers without a credential are sent: the page of a log-in host for requests to that host, else one page for
-/// the hosts that get its cookie.
+/// The redirects of browsers without a credential: the page of a log-in host for requests to that host, otherwise one
+/// page for the hosts that get its cookie.
 #[derive(Debug)]
 pub struct LogInRedirect {
     scheme: &'static str,
@@ -34,27 +34,27 @@ pub struct LogInRedirect {
 /// Why a request without a credential is not redirected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRedirect {
-    /// It is no GET of a browser that navigates.
+    /// It is not a GET of a browser that navigates.
     #[error("this is not a GET by which a browser navigates (`Sec-Fetch-Mode`, or without it `Accept`)")]
     NoNavigation,
-    /// Something is in a location before that of sessions, so that none would ever be read.
+    /// An earlier location than that of sessions has content, so a session would never be read.
     #[error(
         "a location that is read before `session` carries something that is not a credential of this server"
     )]
     SessionsNotReached,
-    /// A log-in would give this host no cookie.
+    /// A log-in would not give this host a cookie.
     #[error(
         "the request's host is neither that of the log-in page, nor one of `admin.login_hosts`, nor under `session.domain`"
     )]
     OtherHost,
-    /// It is the log-in page itself that is asked for: a browser would be sent to and fro.
+    /// The request is for the log-in page itself: the redirect would loop.
     #[error("this is the log-in page: Envoy's route for it must go to the admin listener without a Check")]
     LogInPage,
 }
 
 impl LogInRedirect {
-    /// The redirect of these rules: `admin.login_redirect` with `admin.public_url`, or else `session.log_in_url`.  `None`
-    /// without either, and where sessions do not count.
+    /// The redirect of these rules: `admin.login_redirect` with `admin.public_url`, or else `session.log_in_url`.
+    /// `None` without either, and where sessions are not accepted.
     pub fn new(
         admin: Option<&AdminRules>,
         session: &SessionRules,
@@ -84,8 +84,8 @@ impl LogInRedirect {
         })
     }
 
-    /// Where a browser goes that sent this request without a credential: the value of `location`, with the address to
-    /// come back to.  `None`: the denial is an ordinary one.
+    /// The redirect of a browser that sent this request without a credential: the value of `location`, with the return
+    /// address.  `None`: an ordinary denial.
     pub fn location(&self, http: &Http<'_>, locations: &CredentialLocations) -> Option<String> {
         self.try_location(http, locations).ok()
     }
@@ -127,8 +127,8 @@ impl LogInRedirect {
         Ok(location)
     }
 
-    /// The log-in host that this one is, as the configuration writes it.  Envoy's `strip_matching_host_port` takes the
-    /// port away, so a host without one is also that of the only port.
+    /// The log-in host with this name, as the configuration writes it.  Envoy's `strip_matching_host_port` removes the
+    /// port, so a host without a port also matches if there is only one port.
     fn log_in_host(&self, own: &Authority) -> Option<&str> {
         let find = |is_it: &dyn Fn(&Authority) -> bool| {
             self.log_in_hosts.iter().find(|(authority, _)| is_it(authority)).map(|(_, written)| &**written)
@@ -137,7 +137,7 @@ impl LogInRedirect {
             .or_else(|| find(&|authority| own.port.is_none() && authority.name == own.name))
     }
 
-    /// The address to come back to, without credentials in its query; `None` where it is no address, or too long.
+    /// The return address, without credentials in its query; `None` if it is not an address, or too long.
     fn return_to(&self, authority: &str, http: &Http<'_>, locations: &CredentialLocations) -> Option<String> {
         let path = http.path_without_query();
         if !path.starts_with(b"/") || path.len() > MAX_RETURN_TO {
@@ -185,7 +185,7 @@ struct Authority {
 }
 
 impl Authority {
-    /// Reads a host and a port, as `Host` has them; `None` for what is none.
+    /// Reads a host and a port in the form of `Host`; `None` if it is not valid.
     fn parse(host: &[u8], scheme: &str) -> Option<Self> {
         let name = normalize_host(host)?;
         let default_port = if scheme == "https" { 443 } else { 80 };

@@ -27,10 +27,10 @@ pub enum ActivationError {
     Unusable {
         /// Which of them, counted from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The problem.
         error: io::Error,
     },
-    /// Its address is none of the configuration's: a client that connects there would wait forever.
+    /// Its address is not in the configuration: a client that connects there would wait forever.
     #[error(
         "the service manager listens on {0}, and the configuration does not; \
          write the same address into `listen` and into ListenStream="
@@ -39,7 +39,7 @@ pub enum ActivationError {
 }
 
 impl InheritedSockets {
-    /// The sockets of the environment (`LISTEN_FDS`, `LISTEN_PID`): mostly none.
+    /// The sockets of the environment (`LISTEN_FDS`, `LISTEN_PID`); usually there are none.
     ///
     /// Called within a runtime, which the sockets become a part of.
     ///
@@ -54,7 +54,7 @@ impl InheritedSockets {
         sockets.collect::<Result<_, _>>().map(Self)
     }
 
-    /// The listener for an address: the inherited one, else one that is bound now.
+    /// The listener for an address: the inherited one, or one that is bound now.
     ///
     /// # Errors
     /// [`BindError`]: none was inherited, and the address cannot be bound.

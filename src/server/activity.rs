@@ -1,4 +1,4 @@
-//! What happens on a connection: which requests are in flight, and when it was last of use.
+//! The activity of a connection: its requests in flight, and when it was last used.
 //!
 //! [`connection_limit`](super::connection_limit) reads it to choose the connection that it closes, and services read it
 //! to deny requests when too many are open.
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use http_body::{Body, Frame, SizeHint};
 
-/// How long a client may take none of its response before that response no longer keeps its connection open.
+/// How long a client may leave its response unread before the response no longer keeps its connection open.
 const RESPONSE_READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// Requests that a connection may have open however many others have.
+/// Requests that a connection may always have open.
 const MIN_REQUESTS_PER_CONNECTION: u32 = 8;
 
-/// What happens on one connection.
+/// The activity of one connection.
 #[derive(Debug)]
 pub struct ConnectionActivity {
     listener: Arc<ListenerActivity>,
     /// Whether the head of a request has ever arrived.
     had_request: AtomicBool,
-    /// When it was last of use, in microseconds since the listener started: accepted, answered, or read from after it
-    /// was slow.
+    /// When it was last used, in microseconds since the listener started: accepted, answered, or read after it was
+    /// slow.
     last_used: AtomicU64,
     /// Requests whose head has arrived and whose response has not been taken.
     open_requests: AtomicU32,
@@ -33,7 +33,7 @@ pub struct ConnectionActivity {
     sending: AtomicU32,
 }
 
-/// What happens on all connections of a listener.
+/// The activity of all connections of a listener.
 #[derive(Debug)]
 pub(super) struct ListenerActivity {
     started: Instant,
@@ -60,17 +60,17 @@ impl ConnectionActivity {
         Self { listener, had_request: AtomicBool::new(false), last_used, open_requests, answering, sending }
     }
 
-    /// The activity of a connection that belongs to no listener of ours.
+    /// The activity of a connection that does not belong to one of our listeners.
     pub fn detached() -> Arc<Self> {
         Arc::new(Self::new(Arc::new(ListenerActivity::new())))
     }
 
-    /// The client takes none of the bytes that wait for it.
+    /// The client does not read the bytes that wait for it.
     pub(super) fn write_blocked(&self) {
         self.sending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The client has taken bytes again.
+    /// The client has read bytes again.
     pub(super) fn write_resumed(&self) {
         self.sending.fetch_sub(1, Ordering::Relaxed);
         self.last_used.store(self.listener.now(), Ordering::Relaxed);
@@ -80,8 +80,8 @@ impl ConnectionActivity {
         self.answering.load(Ordering::Relaxed) > 0
     }
 
-    /// Where it stands among the connections that may be closed, the lowest first; `None` while it may not be closed.
-    /// Connections that never sent the head of a request go first, then those that were unused for longest.
+    /// Its rank among the connections that may be closed, the lowest first; `None` while it must not be closed.
+    /// Connections that never sent the head of a request are first, then those that were unused for the longest time.
     pub(super) fn eviction_rank(&self, now: u64) -> Option<(bool, u64)> {
         let last_used = self.last_used.load(Ordering::Relaxed);
         let is_read = self.sending.load(Ordering::Relaxed) > 0
@@ -91,7 +91,7 @@ impl ConnectionActivity {
     }
 }
 
-/// A request from its head to the end of its response.  Dropped, it is counted no longer.
+/// A request from its head to the end of its response.  It is counted until it is dropped.
 #[derive(Debug)]
 pub struct InFlightRequest {
     connection: Arc<ConnectionActivity>,
@@ -129,7 +129,7 @@ impl InFlightRequest {
         }
     }
 
-    /// There is a response, which the client now takes.
+    /// There is a response, which the client now reads.
     pub fn mark_answered(&self) {
         let connection = &self.connection;
         connection.sending.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! How many connections a listener has open at a time, and which one is closed for a new one.
+//! The limit of open connections of a listener, and the choice of the connection that is closed for a new one.
 //!
-//! A new connection is always accepted.  Where there are too many, the listener closes the one that has gone longest
-//! without a request that arrived whole: first those that never sent the head of one, then the idle ones.  A connection
-//! whose request is being answered is never closed; if all are, the new one is.
+//! A new connection is always accepted.  If there are too many, the listener closes the one that has been without a
+//! complete request for the longest time: first connections that never sent the head of a request, then idle ones.  A
+//! connection with a request in progress is never closed.  If all have one, the new connection is closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use super::activity::{ConnectionActivity, ListenerActivity};
 use super::log_throttle::LogThrottle;
 use super::{Listener, Stream};
 
-/// Descriptors that other things than the connections of ext_authz may need: those of the other listeners,
-/// the key store's, and the files that are read and watched.
+/// Descriptors for everything except the connections of ext_authz: the other listeners, the key store, and the files
+/// that are read and watched.
 const RESERVED_DESCRIPTORS: usize = 512;
-/// Connections that are tried however few descriptors there are.
+/// The minimum number of connections, with any limit of descriptors.
 const MIN_CONNECTIONS: usize = 16;
-/// One connection of ext_authz for so much of the memory limit: an idle one takes a quarter of this, twice as much with
-/// TLS.
+/// The memory limit has space for one connection of ext_authz for each part of this size.  An idle connection takes a
+/// quarter of this, or half with TLS.
 const BYTES_PER_CONNECTION: u64 = 128 * 1024;
 /// How long an idle connection may take to close gracefully: over HTTP/2 it sends GOAWAY.
 const GRACEFUL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it gets as long again because a request arrived on it meanwhile.
+/// How often this time is extended because a request arrived meanwhile.
 const MAX_GRACEFUL_CLOSE_EXTENSIONS: u32 = 10;
-/// Connections that may be closing gracefully at a time, beyond those that may be open.
+/// Connections that may be closing gracefully at a time, in addition to the open ones.
 const MAX_CLOSING: usize = 64;
 
-/// A listener that has no more than so many connections open.
+/// A listener with a limit of open connections.
 #[derive(Debug)]
 pub struct LimitedListener {
     listener: Listener,
@@ -48,7 +48,7 @@ pub struct LimitedListener {
 pub struct ConnectionSlot {
     /// What happens on the connection.
     pub activity: Arc<ConnectionActivity>,
-    /// Resolves when the connection shall end, once nothing is in flight on it.
+    /// Resolves when the connection must end, once nothing is in flight on it.
     ///
     /// No `CancellationToken`: it is polled whenever the connection is, and a token would take two locks each time.
     pub close: oneshot::Receiver<()>,
@@ -63,12 +63,13 @@ struct OpenConnection {
 }
 
 impl LimitedListener {
-    /// The listener of this name with `max_connections` at most.  Connections that are closed for that are counted.
+    /// The listener of this name with at most `max_connections`.  Connections that are closed for the limit are
+    /// counted.
     pub fn new(listener: Listener, name: &'static str, max_connections: usize, closed: Counter) -> Self {
         Self { listener, name, max_connections, closed, log_throttle: LogThrottle::new() }
     }
 
-    /// Serves every connection in a task of its own until the shutdown; then stops listening, tells all connections
+    /// Serves every connection in a separate task until the shutdown.  Then it stops listening, tells all connections
     /// to close, and waits for them.
     pub async fn serve<F>(
         self,

@@ -1,5 +1,5 @@
-//! Limits what arrives on a connection of HTTP/2 before the HTTP/2 library reads it: how much at a time, and how much
-//! of incomplete header blocks.
+//! Limits the bytes of an HTTP/2 connection before the HTTP/2 library reads them: the bytes at a time, and the bytes of
+//! incomplete header blocks.
 
 use std::io;
 use std::pin::Pin;
@@ -14,15 +14,15 @@ use tokio::time::{Sleep, sleep};
 
 use super::log_throttle::LogThrottle;
 
-/// Bytes that are read before the streams of the connection have had their turn.  What the streams have not read is held
-/// in memory.
+/// Bytes that are read before the streams of the connection run.  Bytes that the streams have not read are held in
+/// memory.
 const READ_QUOTA: usize = 64 * 1024;
 /// How long a header block may take to arrive.
 const HEADER_BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The memory that one byte of an incomplete header block is counted as.  In HPACK one byte can stand for a whole
 /// header, for which the HTTP/2 library keeps about 100 bytes.
 const MEMORY_PER_BYTE: usize = 100;
-/// What an incomplete block is counted as at most: a header list has a limit, too.
+/// The maximum that an incomplete block is counted as: a header list has a limit as well.
 const MAX_BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
 /// The types of frames that hold header blocks, and the flag of the last one (RFC 9113 sections 6.2 and 6.10).
@@ -31,7 +31,7 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const FRAME_HEAD: usize = 9;
 
-/// How many bytes incomplete header blocks may take, over all connections.  A connection that exceeds it is closed and
+/// The budget for bytes of incomplete header blocks, over all connections.  A connection that exceeds it is closed and
 /// counted.
 #[derive(Debug)]
 pub struct HeaderBlockBudget {
@@ -59,7 +59,7 @@ impl HeaderBlockBudget {
 /// A connection of HTTP/2 whose incoming bytes are limited.
 pub struct HeaderBlockLimiter<S> {
     stream: S,
-    /// Bytes read since the streams had their turn.
+    /// Bytes read since the streams last ran.
     read: usize,
     frames: FrameScanner,
     budget: Arc<HeaderBlockBudget>,
@@ -83,7 +83,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeaderBlockLimiter<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.read >= READ_QUOTA {
-            // The tasks that were woken by what arrived come first.
+            // The tasks that the arrived bytes woke run first.
             this.read = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -136,14 +136,14 @@ pub struct OverBudget;
 /// Finds the header blocks among the frames that arrive.
 #[derive(Debug, Default)]
 struct FrameScanner {
-    /// Bytes that are no frame head.
+    /// The number of bytes before the next frame head.
     skip: usize,
     head: [u8; FRAME_HEAD],
     /// How many bytes of a frame's head have arrived.
     seen: usize,
     /// Bytes of the header block that is incomplete; 0 where none is.
     block: usize,
-    /// What they take.
+    /// Their part of the budget.
     held: Option<OwnedSemaphorePermit>,
 }
 

@@ -32,9 +32,9 @@ const MAX_HEADER_LIST: u32 = 1024 * 1024;
 /// Streams that a client may reset before they were accepted.  Envoy resets every Check that outlives its timeout, and
 /// must not lose the connection for that.
 const MAX_PENDING_RESETS: usize = 4096;
-/// Streams that may break the protocol's rules, the open ones included, before their connection is closed.
+/// Streams that may violate the protocol, including open ones, before their connection is closed.
 const MAX_BROKEN_STREAMS: usize = 1024;
-/// Bytes of a response that wait to be taken; an answer of ours is far smaller.
+/// Bytes of a response that may wait for the client; our answers are far smaller.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How often an idle connection is sent a PING.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub const PREFACE_LENGTH: usize = 24;
 /// The preface.
 pub const PREFACE: &[u8; PREFACE_LENGTH] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What depends on the memory limit.
+/// The settings that depend on the memory limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Http2Settings {
     /// Streams that one connection may have open.
@@ -64,7 +64,7 @@ pub trait StreamHandler: Send + Sync + 'static {
     /// Why a stream is reset instead of answered.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// How long the stream of a request may live, its answer taken by the client included.
+    /// The maximum life of the stream of a request, until the client has read the answer.
     fn stream_timeout(&self, request: &Request<Incoming>) -> Duration;
 
     /// Answers a request.
@@ -73,14 +73,14 @@ pub trait StreamHandler: Send + Sync + 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Self::Body>, Self::Error>> + Send + 'static;
 
-    /// Reports that the client began with something else than HTTP/2.
+    /// Reports that the first bytes of the client are not HTTP/2.
     fn report_preface(&self, preface: &[u8; PREFACE_LENGTH]);
 
     /// Reports a request that the HTTP/2 library reset because of its `:authority`.
     fn report_malformed_authority(&self);
 }
 
-/// What the connections of a listener share.
+/// The state that the connections of a listener share.
 struct ListenerContext<N> {
     tls: Option<Arc<Acceptor>>,
     settings: Http2Settings,
@@ -89,7 +89,7 @@ struct ListenerContext<N> {
 }
 
 /// Serves a listener, over TLS where there is an acceptor, until the shutdown; then lets the streams that are open
-/// finish.  A handler is made for each connection, from the client's address and what happens on the connection.
+/// finish.  A handler is made for each connection, from the client's address and the activity of the connection.
 pub async fn serve<N, H>(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
@@ -112,7 +112,7 @@ where
     H: StreamHandler,
 {
     let ConnectionSlot { activity, mut close } = slot;
-    // A client that connects and sends nothing keeps neither a descriptor nor the end of the process waiting.
+    // A client that connects and sends nothing does not occupy a descriptor or delay the end of the process.
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, context.tls.as_deref())) => handshake,
         _ = &mut close => return,
@@ -195,7 +195,7 @@ impl StreamExecutor {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
+        // A client that never reads its answer would hold it and its stream.  Dropping the stream resets it.
         let timeout = Duration::from_secs(self.timeout.load(Ordering::Relaxed));
         tokio::spawn(tokio::time::timeout(timeout, stream));
     }
@@ -204,7 +204,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
 /// The handshake of TLS where there is one, then the preface of HTTP/2.
 async fn handshake(stream: Stream, tls: Option<&Acceptor>) -> io::Result<PrefaceStream> {
     let stream = match tls {
-        // Boxed, so that without TLS the task of a connection is no larger for it.
+        // Boxed, so that it does not make the task of a connection without TLS larger.
         Some(tls) => Box::pin(tls.accept(stream)).await?,
         None => stream,
     };

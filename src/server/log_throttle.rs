@@ -1,4 +1,4 @@
-//! Limits how often the log has a line about clients that misbehave.
+//! Limits the log lines about misbehaving clients.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ impl LogThrottle {
         Self { started: Instant::now(), next: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
-    /// Where a line may be logged now: how many were suppressed since the last one.
+    /// If a line may be logged now: how many were suppressed since the last one.
     pub fn next_line(&self) -> Option<u64> {
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let now = milliseconds(self.started.elapsed());

@@ -1,7 +1,7 @@
 //! TLS: the handshake of a connection, with certificates that can be replaced.
 //!
-//! The certificate, its key and the CA of the clients are one value that is replaced whole.  A handshake uses the value
-//! that it started with, and open connections are not affected.
+//! The certificate, its key and the CA of the clients are one value, which is replaced as a whole.  A handshake uses
+//! the value with which it started, and open connections are not affected.
 
 use std::fmt;
 use std::io;
@@ -59,8 +59,8 @@ impl Acceptors {
         }
     }
 
-    /// From now on handshakes are made with these certificates.  Whether a listener speaks TLS at all does not
-    /// change: a listener without a new certificate keeps the one that it has.
+    /// Sets the certificates for new handshakes.  Whether a listener speaks TLS at all does not change: a listener
+    /// without a new certificate keeps the one that it has.
     pub fn replace(&self, tls: &Tls) {
         for (acceptor, tls) in [(&self.ext_authz, &tls.ext_authz), (&self.admin, &tls.admin)] {
             if let (Some(acceptor), Some(tls)) = (acceptor, tls) {
@@ -95,7 +95,7 @@ impl Acceptor {
         Self { listener, protocol, config, log_throttle: LogThrottle::new() }
     }
 
-    /// From now on handshakes are made with this.
+    /// Sets the configuration for new handshakes.
     pub fn replace(&self, tls: &ServerTls) {
         self.config.store(Arc::new(server_config(tls, self.protocol)));
     }
@@ -164,7 +164,7 @@ fn server_config(tls: &ServerTls, protocol: Protocol) -> ServerConfig {
         Protocol::Http1 => b"http/1.1".to_vec(),
     }];
     if tls.client_ca.is_some() {
-        // A resumed session shows no certificate again: one that has expired since would go on working.
+        // A resumed session does not show a certificate again, so an expired one would continue to work.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
@@ -189,7 +189,7 @@ struct NamedClients {
     names: Box<[Box<str>]>,
 }
 
-/// A certificate is valid, and has none of the names that are admitted.
+/// A certificate is valid, but has none of the admitted names.
 #[derive(Debug, thiserror::Error)]
 #[error("none of the names in the client's certificate is one of `client_names`; it has {0}")]
 struct NotNamed(String);
@@ -214,7 +214,7 @@ const MAX_LOGGED_NAMES: usize = 4;
 /// How long each may be.
 const MAX_LOGGED_NAME_BYTES: usize = 256;
 
-/// Whether a name in a certificate is this one.  No host's name has a colon, and every URI has one.
+/// Whether a name in a certificate is this one.  Host names never have a colon, and URIs always do.
 fn matches(name: &GeneralName<'_>, wanted: &str) -> bool {
     match name {
         GeneralName::URI(uri) => wanted.contains(':') && *uri == wanted,

@@ -1,4 +1,4 @@
-//! Closes the connection of a client that does not read what is written to it.
+//! Closes the connection of a client that does not read its responses.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::activity::ConnectionActivity;
 
-/// How long a client may take none of the bytes that wait for it.
+/// How long a client may leave waiting bytes unread.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection whose writes fail when the client reads nothing for [`WRITE_TIMEOUT`].
@@ -20,7 +20,7 @@ pub struct WriteTimeout<S> {
     stream: S,
     timeout: Duration,
     activity: Arc<ConnectionActivity>,
-    /// Runs while something waits to be written.
+    /// Runs while bytes wait to be written.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
@@ -30,7 +30,7 @@ impl<S> WriteTimeout<S> {
         Self { stream, timeout: WRITE_TIMEOUT, activity, blocked: None }
     }
 
-    /// Starts the timeout when a write is blocked, stops it when bytes were taken, and fails when it is over.
+    /// Starts the timeout when a write is blocked, stops it when bytes were written, and fails when it has passed.
     fn check<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
             if self.blocked.take().is_some() {

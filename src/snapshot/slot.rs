@@ -1,10 +1,11 @@
-//! A place for what a user of the snapshot derives from it.
+//! A slot for a value that is derived from the snapshot.
 
 use std::any::Any;
 use std::sync::OnceLock;
 
-/// Holds one value that depends on the snapshot alone, such as answers that a front end encodes ahead.  The snapshot
-/// knows nothing of its type.  The value lives as long as the snapshot, so that versions do not have to be compared.
+/// Holds one value that depends only on the snapshot, such as answers that a front end encodes in advance.  The
+/// snapshot knows nothing of its type.  The value lives as long as the snapshot, so that versions do not have to be
+/// compared.
 #[derive(Default)]
 pub struct Slot(OnceLock<Box<dyn Any + Send + Sync>>);
 

@@ -21,7 +21,7 @@ impl Tokens {
         Self { by_digest: tokens.iter().map(entry).collect() }
     }
 
-    /// What is known of the token with this digest.
+    /// The token with this digest.
     pub fn get(&self, digest: &TokenDigest) -> Option<&Arc<Principal>> {
         self.by_digest.get(digest)
     }
@@ -41,7 +41,7 @@ impl Tokens {
         self.by_digest.insert(digest, principal);
     }
 
-    /// Forgets the tokens that the others do not have, and lets none live longer than there.
+    /// Removes the tokens that the others do not have, and limits each expiry to that of the others.
     pub fn retain_present_in(&mut self, others: &Self) {
         self.by_digest.retain(|digest, principal| {
             let Some(other) = others.get(digest) else {

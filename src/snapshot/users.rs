@@ -22,7 +22,7 @@ use crate::token::TokenDigest;
 #[derive(Default, Clone)]
 pub struct Users {
     by_name: HashMap<Arc<str>, User>,
-    /// The names in the spelling by which people of a directory are compared with them.
+    /// The names in the form in which names of a directory are compared with them.
     comparable: HashSet<String>,
     /// One user of each kind of hash, the costliest first.
     kinds: Vec<HashKind>,
@@ -48,15 +48,15 @@ pub struct User {
     pub principal: Arc<Principal>,
     /// The same in a session.
     pub in_session: Arc<Principal>,
-    /// What the user's sessions at the admin listener are bound to: another password, another digest.
+    /// The binding of the user's sessions at the admin listener; it changes with the password.
     pub password_digest: TokenDigest,
-    /// What the user's sessions at Check are bound to.
+    /// The binding of the user's sessions at Check.
     application_binding: TokenDigest,
-    /// Tells a reload that a plain password is still the same; `None` where the configuration has its hash.
+    /// Shows a reload whether a plain password is still the same; `None` if the configuration has its hash.
     keyed_digest: Option<PasswordDigest>,
 }
 
-/// A digest of a plain password under its own stored hash, salt included: nothing without that hash.
+/// A digest of a plain password under its own stored hash, including the salt: useless without that hash.
 type PasswordDigest = [u8; 32];
 
 impl User {
@@ -89,7 +89,7 @@ impl User {
         }
     }
 
-    /// What the user's sessions of a scope are bound to.
+    /// The binding of the user's sessions of a scope.
     pub fn binding(&self, scope: SessionScope) -> &TokenDigest {
         match scope {
             SessionScope::Admin => &self.password_digest,
@@ -107,8 +107,8 @@ impl Users {
     /// Hashes the plain passwords of the configuration, each of which takes tens of milliseconds.  A user of
     /// `previous` who has the same password keeps the hash, and with it everything that is bound to it.
     ///
-    /// At a start every processor takes part, at a reload every other one, because Checks are being answered.
-    /// The hashes at work together stay below a quarter of the memory limit; one alone may need more.
+    /// At the start every processor is used, at a reload every other one, because Checks are being answered.
+    /// Concurrent hashes together stay below a quarter of the memory limit; a single one may need more.
     ///
     /// # Errors
     /// A password cannot be hashed.
@@ -151,14 +151,13 @@ impl Users {
         Self { by_name, comparable, kinds }
     }
 
-    /// The hash that takes longest to verify, of those that take this much memory at most: an unknown user must not
-    /// be answered sooner.
+    /// The costliest hash within this memory limit: an unknown user must not be answered sooner.
     pub fn costliest_hash(&self, most_kib: u32) -> Option<&PasswordHash> {
         let kind = self.kinds.iter().find(|kind| kind.memory_kib <= most_kib)?;
         self.get(&kind.user).map(|user| &user.hash)
     }
 
-    /// The most memory that verifying one of these passwords takes, of those that take this much at most, in KiB.
+    /// The maximum memory of a verification within this limit, in KiB.
     pub fn most_memory_kib(&self, most_kib: u32) -> u32 {
         let fitting = self.kinds.iter().map(|kind| kind.memory_kib).filter(|&kib| kib <= most_kib);
         fitting.max().unwrap_or(0)
@@ -179,7 +178,7 @@ impl Users {
         }
     }
 
-    /// Forgets the users whom the others do not have, or have with another password.
+    /// Removes the users whom the others do not have or have with another password.
     pub fn retain_present_in(&mut self, others: &Self) {
         let is_kept = |name: &str, user: &User| {
             others.get(name).is_some_and(|other| other.password_digest == user.password_digest)

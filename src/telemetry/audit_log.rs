@@ -67,7 +67,7 @@ struct LineQueue {
     /// The number of lines dropped so far.
     lost: u64,
     unauthenticated: HashMap<UnauthenticatedAttempt, MergedDenials>,
-    /// Whether the writer is to reopen the file.
+    /// Whether the writer must reopen the file.
     reopen: bool,
     /// Until when the writer retries after [`AuditLog::close`].
     close_deadline: Option<Instant>,
@@ -84,7 +84,7 @@ pub struct UnauthenticatedAttempt {
     pub status: u16,
     /// The reason, one word.
     pub reason: &'static str,
-    /// The user whose password was tried, or whom a provider knows.
+    /// The user of the attempt, by password or from a provider.
     pub user: Option<Arc<str>>,
     /// The provider of a log-in.
     pub source: Option<ProviderName>,
@@ -226,12 +226,12 @@ impl AuditLog {
         }
     }
 
-    /// Counts denials that are here and not in the store.
+    /// Counts denials that are in this log but not in the store.
     pub fn count_rows_not_stored(&self, count: u64) {
         self.0.rows_not_stored.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many denials are here and not in the store.
+    /// The number of denials that are in this log but not in the store.
     pub fn rows_not_stored(&self) -> u64 {
         self.0.rows_not_stored.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! One line per decision, so that "why was I denied?" has an answer.
 //!
-//! The lines are written here and not through `tracing`, whose JSON costs more than the decision:
-//! they look the same, and go the same way.
+//! The lines are written here and not through `tracing`, because its JSON formatting costs more than the decision.
+//! They have the same format and destination.
 
 mod line;
 mod trace_id;
@@ -38,7 +38,7 @@ pub enum LogDecisions {
 }
 
 impl LogDecisions {
-    /// Whether a decision that came to this is logged.
+    /// Whether a decision with this outcome is logged.
     pub fn includes(self, outcome: Outcome) -> bool {
         match self {
             Self::All => true,
@@ -62,7 +62,7 @@ impl DecisionLog {
         Self { which, sample: Arc::new(Sampler { of: sample, seen: AtomicU64::new(0) }), lines }
     }
 
-    /// A log in which nothing is written.
+    /// A log that writes nothing.
     pub fn silent() -> Self {
         Self::new(LogDecisions::None, NonZeroU64::MIN, None)
     }

@@ -32,14 +32,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// Writes what is still to be written when it is dropped.
+/// Writes the remaining lines when it is dropped.
 pub struct Logging {
     _worker: WorkerGuard,
     counters: LogCounters,
     lines: Option<LogWriter>,
 }
 
-/// What the log counts of itself.
+/// The counters of the log.
 #[derive(Debug, Clone)]
 pub struct LogCounters {
     dropped: ErrorCounter,

@@ -30,8 +30,8 @@ use counters::{AllowedCounters, CredentialCounters};
 
 pub use format::Format;
 
-/// The upper bounds of the latency buckets, in seconds: from what a look-up takes
-/// to what a password may take.  A no to one takes a tenth of a second and a little more.
+/// The upper bounds of the latency buckets, in seconds: from the time of a lookup to that of a password.  The denial of
+/// a password takes a little more than a tenth of a second.
 const BUCKETS: [f64; 13] =
     [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
 
@@ -262,7 +262,7 @@ impl Metrics {
         self.last_reload_successful.set(0);
     }
 
-    /// Counts a reload that was held back because it loses what narrows access.
+    /// Counts a reload that was held back because it loses restrictions of access.
     pub fn count_held_back_reload(&self) {
         self.reloads.get_or_create(&ReloadLabels { result: HELD_BACK }).inc();
         self.last_reload_successful.set(0);
@@ -287,13 +287,13 @@ impl Metrics {
         }
     }
 
-    /// Shows what comes of this authorizer's questions to the directory.
+    /// Shows the results of this authorizer's questions to the directory.
     pub fn show_directory(&self, authorizer: Arc<Authorizer>) {
         // The first one stays: a process has one.
         let _ = self.directory.0.set(authorizer);
     }
 
-    /// Shows what is held of issued keys, read whenever the metrics are.
+    /// Shows the state of the issued keys, read at every scrape.
     pub fn show_keys(&self, keys: Arc<Keys>, clock: Clock) {
         // Only the first store counts: there is one in a process.
         let _ = self.keys.0.set(MeasuredKeys { keys, clock, next_expiry: Mutex::default() });

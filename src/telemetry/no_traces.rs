@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::CheckRecord;
 
-/// What would send spans; there is none.
+/// The exporter of spans; there is none.
 #[derive(Debug)]
 pub struct Traces(Infallible);
 

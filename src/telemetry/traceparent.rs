@@ -1,6 +1,6 @@
 //! The header `traceparent` (W3C Trace Context, section 3.2).
 
-/// What a valid `traceparent` says.
+/// The content of a valid `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Traceparent<'a> {
     /// `trace-id`: 32 hexadecimal digits in lower case, not all of them 0.

@@ -1,6 +1,6 @@
 //! The functions that Envoy calls: `source/extensions/dynamic_modules/abi/abi.h`, "Event Hooks".
 //!
-//! Each catches its panics: one that left it would end the process.
+//! Each catches its panics: an uncaught panic would end the process.
 
 use std::ffi::{c_char, c_void};
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use super::{BodyStatus, ConfigHandle, HeadersStatus, Stream, TrailersStatus};
 use crate::filter::{Filter, FilterConfig};
 use crate::settings::RouteSettings;
 
-/// Runs a hook; one that panics gives this instead.
+/// Runs a hook; after a panic the result is this value.
 fn caught<T>(otherwise: T, hook: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(hook)).unwrap_or(otherwise)
 }

@@ -47,7 +47,8 @@ impl RequestBody for NewAccount {
     }
 }
 
-/// What to change of a service account.  As Grafana does, it takes null for what stays, but where a member can be cleared.
+/// What to change of a service account.  As in Grafana, null leaves a member unchanged, unless the member can be
+/// cleared.
 #[derive(ToSchema)]
 #[schema(as = ServiceAccountEdit, rename_all = "camelCase")]
 pub struct AccountEdit {

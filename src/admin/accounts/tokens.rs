@@ -129,7 +129,7 @@ pub(in crate::admin) async fn list(
 struct TokenList {
     admin: Arc<Admin>,
     filter: KeyFilter,
-    /// What is expired was so then.
+    /// The time of the response, by which expiry was decided.
     now: Timestamp,
     /// Where the next page begins; `None` after the last one.
     next: Option<ListPosition>,
@@ -167,7 +167,7 @@ impl Pages for TokenList {
 
 /// Create a token of a service account
 ///
-/// It acts as the account: what the account may do, the caller must be allowed to give.
+/// It acts as the account, so the caller must be allowed to grant the rights of the account.
 #[utoipa::path(
     post,
     path = "/api/serviceaccounts/{id}/tokens",
@@ -247,7 +247,7 @@ pub(in crate::admin) async fn delete(
 ) -> Result<Json<Message>, ApiError> {
     let account = admin.managed_account(account, &manager, &attempt).await?;
     let key = with_store_timeout(admin.keys.get(token)).await??;
-    // Whose a key is never changes.
+    // The owner of a key never changes.
     let key = key.filter(|key| key.owner == KeyOwner::Account(account.id)).ok_or(ApiError::TokenNotFound)?;
     attempt.set_key(&key.name, None);
     let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);

@@ -20,15 +20,15 @@ use crate::telemetry::audit_log::AuditLog;
 
 /// How many rows a known caller has a minute.
 const ROWS_OF_CALLER: u32 = 10;
-/// What is one row for strangers.
+/// The kind of a merged row for unauthenticated callers.
 const ROWS_OF_STRANGERS: u32 = 1;
-/// How many kinds of denials of one caller are told apart among those that have no row of their own.
+/// The maximum number of kinds of denials of one caller that are distinguished without a separate row.
 const MAX_FOLDS: usize = 10;
 /// The action of the row that stands for all others.
 const FURTHER_DENIALS: &str = "further changes denied";
 /// The minute.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How many callers, and kinds of denials of strangers, are told apart at a time.
+/// The maximum number of callers, and of kinds of denials of unauthenticated callers, that are distinguished at a time.
 const MAX_KINDS: usize = 10_000;
 /// How many rows wait to be written.
 const MAX_WAITING: usize = 1000;
@@ -37,7 +37,7 @@ const BATCH: usize = 100;
 /// How often the minutes are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Whose denials are counted together.
+/// The callers with denials that are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Kind {
     /// Those of the actor of this id.
@@ -59,7 +59,7 @@ struct Minute {
 /// Denials that become one row.
 #[derive(Debug)]
 struct Fold {
-    /// What is the same for all of them; the time is that of the last one.
+    /// The values that are equal in all of them; the time is that of the last one.
     row: NewAuditRow,
     /// How many they are.
     count: i64,

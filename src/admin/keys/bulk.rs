@@ -39,7 +39,7 @@ pub(in crate::admin) struct RevocationBody {
     /// Not used, made or imported within the last so many seconds.
     #[schema(minimum = 0)]
     unused_for_seconds: Option<i64>,
-    /// With a name that fits this, whatever its case; `*` stands for any text.
+    /// With a name that matches this, ignoring case; `*` stands for any text.
     name_pattern: Option<String>,
     /// Whether they are only shown.
     #[schema(value_type = Option<bool>, default = true)]

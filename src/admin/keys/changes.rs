@@ -24,7 +24,7 @@ use crate::keys::name::{folded, is_same};
 use crate::keys::{Changed, EditKey, Key, KeyOwner, KeySettings, MAX_OVERLAP, Privileges, Role};
 use crate::snapshot::Snapshot;
 
-/// What is to be changed of a key: what is missing stays as it is.
+/// The changes of a key: missing members stay as they are.
 #[derive(ToSchema)]
 #[schema(as = KeyChange, rename_all = "camelCase")]
 pub(in crate::admin) struct KeyChangeBody {
@@ -33,7 +33,7 @@ pub(in crate::admin) struct KeyChangeBody {
     /// null clears it.
     #[schema(value_type = Option<String>, max_length = 500)]
     description: Option<Option<String>>,
-    /// null, for a person's key alone, is the role that its owner has.
+    /// null, which is only for a person's key, is the role of its owner.
     #[schema(required = false, schema_with = role_schema)]
     role: Option<Option<Role>>,
     #[schema(required = false, schema_with = policies_schema)]
@@ -241,7 +241,7 @@ pub(in crate::admin) async fn revoke(
 #[derive(Default, ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub(in crate::admin) struct Rotation {
-    /// How long the replaced token goes on working.
+    /// How long the replaced token continues to work.
     #[schema(value_type = Option<i64>, minimum = 0, maximum = 604_800, default = 0)]
     overlap_seconds: i64,
 }

@@ -126,7 +126,7 @@ pub(in crate::admin) async fn create(
 }
 
 impl Admin {
-    /// Whose the new key is to be, and the account where it is one's.
+    /// The owner of the new key, with the account if it is one.
     ///
     /// # Errors
     /// 400: it cannot be so, or has members that its owner decides; 403: the caller may not.

@@ -17,7 +17,7 @@ use crate::admin::{Admin, with_store_timeout};
 use crate::keys::store::LIST_PAGE;
 use crate::keys::{Role, StoredKey};
 
-/// A key as a line: what [`KeyLine`] reads.
+/// A key as a line, which [`KeyLine`] reads.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ExportedKey<'k> {

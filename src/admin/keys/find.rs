@@ -1,4 +1,4 @@
-//! `POST /api/auth/keys/find`: whose a leaked token is.
+//! `POST /api/auth/keys/find`: the owner of a leaked token.
 
 use std::sync::Arc;
 

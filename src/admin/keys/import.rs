@@ -69,7 +69,7 @@ pub(in crate::admin) struct KeyLine {
     /// When it was made; by default now.
     #[schema(value_type = Option<String>, format = DateTime)]
     created: Option<Timestamp>,
-    /// The id of the actor who made it; by default the caller's.
+    /// The id of the actor who created it; by default the caller's.
     #[schema(max_length = 500)]
     created_by: Option<String>,
 }
@@ -300,7 +300,7 @@ impl Importer<'_> {
                 if subject.is_empty() || subject.contains('\0') {
                     return invalid("owner", "expected the name or id of a person");
                 }
-                // It proves who the caller is, as for keys of their own.
+                // It identifies the caller, as for the caller's own keys.
                 self.manager.owner()?;
                 Ok(KeyOwner::Person(PersonId { source: source.clone(), subject: subject.as_str().into() }))
             }

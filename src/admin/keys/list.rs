@@ -53,7 +53,7 @@ pub(in crate::admin) struct ListQuery {
     /// Made by the actor of this id.
     #[param(rename = "createdBy", nullable = false)]
     created_by: Option<String>,
-    /// That expire within so many seconds.
+    /// That expire within this number of seconds.
     #[param(rename = "expiringSeconds", minimum = 0, nullable = false)]
     expiring_seconds: Option<i64>,
     /// Not used, made or imported within the last so many seconds.

@@ -57,7 +57,7 @@ pub(in crate::admin) struct ListedKey {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     owner_source: Option<String>,
-    /// Left out when it counts under all.
+    /// Left out when the key is valid under all policies.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = policies_schema)]
     policies: Option<Vec<String>>,
@@ -65,7 +65,7 @@ pub(in crate::admin) struct ListedKey {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<Object>)]
     actor: Option<Map<String, Value>>,
-    /// The id of the actor who made it.
+    /// The id of the actor who created it.
     created_by: String,
     /// Left out when it was made here. Until its first use it is unused since then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +118,7 @@ impl ListedKey {
         Self {
             id: key.id,
             name: key.name,
-            // What is in the record of an account's key says nothing.
+            // The values in the record of an account's key are not used.
             role: key.role.filter(|_| account_id.is_none()).map(Role::as_str),
             expiration: time(key.expires_at),
             last_used_at: time(key.last_used_at),
@@ -156,7 +156,7 @@ impl AccountNames {
     }
 }
 
-/// What answers say of keys beyond their records.
+/// The data about keys in responses, in addition to their records.
 pub(in crate::admin) struct KeyContext {
     names: AccountNames,
     denied_keys: DeniedKeys,
@@ -182,7 +182,7 @@ impl DeniedKeys {
 }
 
 impl Admin {
-    /// The names of the service accounts whose these keys are.
+    /// The names of the service accounts that own these keys.
     ///
     /// # Errors
     /// The store failed.
@@ -211,7 +211,7 @@ impl Admin {
         DeniedKeys(found)
     }
 
-    /// What answers say of these keys beyond their records.
+    /// The data about these keys in responses, in addition to their records.
     ///
     /// # Errors
     /// The store failed.

@@ -1,4 +1,4 @@
-//! What keys and service accounts may be called, hold and last, for every caller.
+//! The rules for names, values and lives of keys and service accounts, for every caller.
 
 use std::collections::HashSet;
 
@@ -157,7 +157,7 @@ pub(in crate::admin) fn check_headers(
     Err(ApiError::invalid(InvalidKind::HeadersTooLarge, field, problem))
 }
 
-/// The instant at which the key expires; `None` is never.  In whole seconds, as Grafana counts.
+/// The instant at which the key expires; `None`: never.  In whole seconds, as in Grafana.
 ///
 /// # Errors
 /// 400: it is below zero, beyond the maximum, or after the last instant.

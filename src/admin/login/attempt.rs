@@ -33,13 +33,13 @@ const MAX_COOKIE_BYTES: usize = 4096;
 pub(super) struct Attempt {
     /// The provider: another one's answer is not taken.
     provider: String,
-    /// What the provider sends back (RFC 6749 section 10.12).
+    /// The value that the provider returns (RFC 6749 section 10.12).
     pub state: String,
-    /// What the ID token repeats (OpenID Connect Core 1.0 section 3.1.2.1).
+    /// The value that the ID token repeats (OpenID Connect Core 1.0 section 3.1.2.1).
     pub nonce: String,
     /// The secret behind the code challenge (RFC 7636).
     pub verifier: String,
-    /// Where the browser goes on to; it was checked.
+    /// The checked return address.
     pub return_to: Option<String>,
     /// The digest of the settings under which it began, as hexadecimal digits: after a reload the name may be another
     /// provider's.
@@ -194,7 +194,7 @@ fn cipher(key: &[u8; 32]) -> LessSafeKey {
 }
 
 fn cookie_name(prefix: &str, state: &str) -> String {
-    // A state that is not ours has no cookie: what is no letter or digit must not get into a name.
+    // A foreign state has no cookie: only letters and digits may get into a cookie name.
     let beginning =
         state.chars().filter(|character| character.is_ascii_alphanumeric() || "-_".contains(*character));
     format!("{prefix}{}", beginning.take(NAME_CHARACTERS).collect::<String>())

@@ -1,4 +1,4 @@
-//! The small pages of a log-in at a provider: it goes on, or it did not work.
+//! The small pages of a log-in at a provider: the log-in continues, or it failed.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::admin::error::Failure;
 const CONTENT_SECURITY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; \
                                 frame-ancestors 'none'";
 
-/// How deep below `/login` a page stands: by how many `../` it reaches `/login/page.css`.
+/// The depth of a page below `/login`: the number of `../` to `/login/page.css`.
 #[derive(Clone, Copy)]
 pub(super) enum Depth {
     /// `/login/NAME`
@@ -32,7 +32,7 @@ impl Depth {
     }
 }
 
-/// A page that goes on to another address by itself.
+/// A page that forwards to another address.
 pub(super) fn going_on(depth: Depth, address: &str) -> Response {
     let address = escaped(address);
     let refresh = format!("<meta http-equiv=\"refresh\" content=\"0;url={address}\">\n");
@@ -40,7 +40,7 @@ pub(super) fn going_on(depth: Depth, address: &str) -> Response {
     page(depth, StatusCode::OK, "Logged in", &refresh, &text).into_response()
 }
 
-/// A page that says why a log-in did not work, with a link to the log-in page.
+/// A page with the reason of a failed log-in, and a link to the log-in page.
 pub(super) fn failure(depth: Depth, failure: Failure, text: &str, try_again: &str) -> Response {
     let text = paragraphs(text, Some((try_again, "Try again")));
     let page = page(depth, failure.status, "Log-in failed", "", &text);

@@ -25,10 +25,10 @@ pub(in crate::admin) struct LogInOptions {
     /// The name of the person who is logged in here; left out if no person is logged in
     #[serde(skip_serializing_if = "Option::is_none")]
     logged_in: Option<String>,
-    /// Where the browser goes on to after log-in; left out when that is the page
+    /// The address after log-in; left out when it is the page
     #[serde(skip_serializing_if = "Option::is_none")]
     return_to: Option<ReturnOption>,
-    /// Whether this is the host of an application, whose people do not come to the page
+    /// Whether this is the host of an application, where people do not use the page
     is_application: bool,
 }
 
@@ -40,7 +40,7 @@ struct ProviderOption {
     label: String,
 }
 
-/// An address to go on to
+/// A return address
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ReturnOption {

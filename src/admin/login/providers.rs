@@ -129,7 +129,7 @@ struct LogIn<'r> {
     depth: Depth,
 }
 
-/// Why a log-in does not go on.
+/// Why a log-in cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum LogInError {
     #[error("too many log-ins at the same time")]
@@ -192,7 +192,7 @@ impl LogInError {
         Failure { status, reason }
     }
 
-    /// What the person reads.
+    /// The text for the person.
     fn text(&self, label: &str) -> String {
         match self {
             Self::TooMany => "Too many people log in at once.  Try again in a moment.".to_owned(),
@@ -381,7 +381,7 @@ impl<'r> LogIn<'r> {
 
     fn failed(&self, error: &LogInError) -> Response {
         let failure = error.answer();
-        // All else is a line of the audit log alone, which merges what strangers can bring about.
+        // Other errors are only in the audit log, which merges the lines that any client can cause.
         if matches!(error, LogInError::Provider(_) | LogInError::Denied(_)) {
             tracing::warn!(provider = self.settings.name.as_str(), reason = %error, "a log-in at a provider \
                 failed");

@@ -31,7 +31,7 @@ pub struct ListedAccount {
     disabled_at: Option<Timestamp>,
 }
 
-/// What is above the rows of a table of accounts.
+/// The headings of a table of accounts.
 pub const HEADINGS: [&str; 7] = ["ID", "NAME", "ROLE", "STATUS", "TOKENS", "CREATED", "DESCRIPTION"];
 
 impl ListedAccount {
@@ -98,7 +98,7 @@ pub struct ListedToken {
     description: Option<String>,
 }
 
-/// What is above the rows of a table of tokens.
+/// The headings of a table of tokens.
 pub const TOKEN_HEADINGS: [&str; 7] =
     ["ID", "NAME", "STATUS", "EXPIRES", "LAST USED", "CREATED", "DESCRIPTION"];
 

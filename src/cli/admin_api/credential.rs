@@ -18,7 +18,7 @@ use super::super::{InputError, escape_controls, read_secret};
 use super::{AdminApiError, PASSWORD_FILE_VARIABLE, ServerArgs, TOKEN_FILE_VARIABLE, USER_VARIABLE};
 use crate::secret::Secret;
 
-/// What the terminal of this process is called.
+/// The path of the terminal of this process.
 const TERMINAL: &str = "/dev/tty";
 
 /// The maximum number of typed bytes.
@@ -108,7 +108,7 @@ impl CredentialSource {
     }
 }
 
-/// What the command presents.
+/// The credential that the command presents.
 pub(super) struct PresentedCredential {
     /// The value of the header.
     pub authorization: HeaderValue,
@@ -226,7 +226,7 @@ impl Drop for HiddenInput {
     }
 }
 
-/// What was typed so far.
+/// The text typed so far.
 struct TypedLine(Zeroizing<Vec<u8>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,7 +60,7 @@ pub enum AdminApiError {
     Url {
         /// The argument or the variable that it is in.
         from: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         source: AdminUrlError,
     },
     /// The server's certificate cannot be verified, because no certificate can have this name.
@@ -68,7 +68,7 @@ pub enum AdminApiError {
     ServerName {
         /// The host of the URL.
         host: String,
-        /// What is wrong with it.
+        /// The problem.
         source: InvalidDnsNameError,
     },
     /// The request cannot be built.
@@ -85,7 +85,7 @@ pub enum AdminApiError {
     Unreachable {
         /// The server's URL.
         url: AdminUrl,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The call took too long.
@@ -96,7 +96,7 @@ pub enum AdminApiError {
     Handshake {
         /// The server's URL.
         url: AdminUrl,
-        /// What TLS says.
+        /// The TLS error.
         source: io::Error,
         /// What to do about it; may be empty.
         advice: &'static str,
@@ -109,7 +109,7 @@ pub enum AdminApiError {
     NoHttp {
         /// The server's URL.
         url: AdminUrl,
-        /// What HTTP says.
+        /// The HTTP error.
         source: hyper::Error,
         /// What else to look for; may be empty.
         advice: &'static str,
@@ -119,7 +119,7 @@ pub enum AdminApiError {
     Connection {
         /// The server's URL.
         url: AdminUrl,
-        /// What HTTP says.
+        /// The HTTP error.
         source: hyper::Error,
     },
     /// The API answers with an error.
@@ -147,7 +147,7 @@ pub enum AdminApiError {
     Certificates {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: pem::Error,
     },
     /// The file of a private key cannot be read.
@@ -155,7 +155,7 @@ pub enum AdminApiError {
     PrivateKeyFile {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A private key cannot be parsed.  The parser's error is dropped: it may quote a part of the key.
@@ -172,7 +172,7 @@ pub enum AdminApiError {
         cert: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// What TLS says.
+        /// The TLS error.
         source: rustls::Error,
     },
 }

@@ -12,7 +12,7 @@ const ACTOR: &str = "/api/auth/actor";
 /// How long a new key works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Life {
-    /// For so many seconds.
+    /// For this number of seconds.
     Seconds(i64),
     /// Forever, if the server allows it.
     Endless,

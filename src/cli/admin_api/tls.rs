@@ -63,7 +63,7 @@ impl Client {
                 Some(Error::InvalidMessage(_)) => {
                     ": if the listener has no TLS, the URL begins with http://; check also that the URL is that of the admin listener (`admin.listen`)"
                 }
-                // ext_authz speaks HTTP/2 alone.
+                // ext_authz only speaks HTTP/2.
                 Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
                     ": check that the URL is that of the admin listener (`admin.listen`) and not of ext_authz"
                 }

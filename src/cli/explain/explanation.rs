@@ -14,9 +14,9 @@ pub(super) struct Explanation {
     pub request: ExplainedRequest,
     /// How its policy was selected.
     pub selection: Selection,
-    /// What each location of a credential carries.
+    /// The content of each location of a credential.
     pub locations: Vec<LocationContent>,
-    /// Who the credential stands for.
+    /// The principal of the credential.
     pub identity: Step,
     /// Whether the policy admits them; `null` when the request was denied before.
     pub admission: Option<Step>,
@@ -76,7 +76,7 @@ pub(super) struct Selection {
     pub path: Option<String>,
     /// Every route that was compared, in order; the last one may match.
     pub routes: Vec<ComparedRoute>,
-    /// Where the policy stands.
+    /// The position of the policy.
     pub at: Option<KeyPosition>,
 }
 
@@ -148,7 +148,7 @@ pub(super) struct ExplainedAnswer {
     pub headers: Vec<String>,
     /// The body of a denial.
     pub body: Option<String>,
-    /// What the request gets, each as `name: value`.
+    /// The headers that are added to the request, each as `name: value`.
     pub set_headers: Vec<String>,
     pub remove_headers: Vec<String>,
     pub remove_query_parameters: Vec<String>,

@@ -25,7 +25,7 @@ use crate::token::{self, PlainToken};
 /// The header that carries the stand-in.  No client can know what it holds.
 pub(super) const STAND_IN: &str = "x-envoy-auth-tokens-stand-in";
 
-/// What the line says.
+/// The content of the line.
 pub(super) struct LoggedDecision {
     decision: String,
     reason: String,
@@ -47,7 +47,7 @@ struct LoggedCredential {
     source: Option<PersonSource>,
 }
 
-/// What was logged, compared with what is decided now.
+/// The logged decision, compared with the current one.
 #[derive(Debug, Serialize)]
 pub(super) struct LoggedComparison {
     /// `allowed` or `denied`.
@@ -127,7 +127,7 @@ impl LoggedDecision {
         Ok(input)
     }
 
-    /// What the line does not hold.
+    /// The data that the line does not contain.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
             "the line has no header, no query and no secret: it does not show the location of the credential, \

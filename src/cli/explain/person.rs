@@ -17,7 +17,7 @@ use crate::identity::people::{PersonRejection, fitting_role, principal_of};
 use crate::person::{PersonSource, normalized_name};
 use crate::snapshot::Snapshot;
 
-/// Who a name stands for.  As JSON its members are a promise: scripts read them.
+/// The person behind a name.  The JSON members are stable: scripts read them.
 #[derive(Debug, Serialize)]
 pub(super) struct ExplainedPerson {
     /// The configuration's file.

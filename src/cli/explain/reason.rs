@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::deny_reason::DenyReason;
 
-/// Who can mend what led to a denial.
+/// Who can fix the cause of a denial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Actor {
     /// The sender of the request.

@@ -20,14 +20,14 @@ use crate::keys::WhyDenied;
 use crate::policy::{Allow, Mismatch, SelectError};
 use crate::snapshot::Snapshot;
 
-/// What is explained.
+/// The request that is explained.
 pub(super) struct ExplainedDecision<'e> {
     pub file: String,
     pub positions: &'e Positions,
     pub request: &'e Attributes<'e>,
     pub http: &'e Http<'e>,
     pub decision: &'e Decision,
-    /// What the engine found on the way.
+    /// The trace of the engine.
     pub trace: &'e DecisionTrace,
     pub answer: &'e CheckResponse,
     pub keys: KeyStoreUse,
@@ -61,7 +61,7 @@ pub(super) enum DirectoryUse {
     NotAsked,
 }
 
-/// Where a key stands.
+/// The position of a key.
 pub(super) fn key_position(positions: &Positions, key: String) -> KeyPosition {
     let position = positions.at(&key);
     KeyPosition {
@@ -272,7 +272,7 @@ impl ExplainedDecision<'_> {
         }
     }
 
-    /// What disables the key that was denied.
+    /// The cause that disables the denied key.
     fn why_disabled(&self) -> &'static str {
         match self.decision.context.rejected().and_then(|rejected| rejected.why_denied) {
             Some(WhyDenied::Disabled) => "that is disabled",
@@ -341,7 +341,7 @@ impl ExplainedDecision<'_> {
         Some(Step { says, at: Some(member.filter(written).or(Some(allow).filter(written)).unwrap_or(at)) })
     }
 
-    /// What becomes of a browser that lacks a credential.
+    /// The redirect of a browser without a credential.
     fn redirect(&self) -> Option<Step> {
         let snapshot = self.snapshot();
         let redirect = snapshot.log_in_redirect.as_ref()?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::explanation::{ComparedRoute, Explanation, KeyPosition, SelectedBy, Step};
 
-/// Of the routes that do not match, so many are shown.
+/// The maximum number of shown routes that do not match.
 const MOST_ROUTES: usize = 20;
 
 impl Display for Explanation {

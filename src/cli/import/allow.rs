@@ -43,7 +43,7 @@ fn implies(one: &Value, other: &Value) -> bool {
     one.iter().all(|(name, wanted)| match (wanted, other.get(name)) {
         (_, None) => false,
         (wanted, Some(other)) if wanted == other => true,
-        // `true` means the anonymous, and only where it is alone.
+        // `true` means anonymous requests, and only where it is the only value.
         _ if name == "unauthenticated" => false,
         (_, Some(Value::String(any))) if any == "*" => true,
         (Value::String(any), Some(_)) if any == "*" => false,

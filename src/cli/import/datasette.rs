@@ -1,10 +1,10 @@
 //! Translates a Datasette configuration into one of ours.
 //!
-//! [`super::rules`] says who may do what in Datasette.  Routes do not see the query of a request, and a client can ask
+//! [`super::rules`] has the permissions of Datasette.  Routes do not see the query of a request, and a client can ask
 //! the page of a table for SQL of its own (`?sql=`, `?_where=`).  So such a page is open only to actors who may run
 //! SQL, too.
 //!
-//! Nothing is opened without an allow block.  What cannot be expressed is closed, and a note says so.
+//! Nothing is opened without an allow block.  Parts that cannot be expressed are closed, with a note.
 
 use serde_json::{Map, Value, json};
 
@@ -14,10 +14,10 @@ use super::{Imported, allow, tokens};
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
-/// Who checks permissions where a request brings SQL of its own.
+/// Which program checks permissions of a request with its own SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sql {
-    /// We do: a page that runs SQL is closed to actors who may not run it.
+    /// This server: a page that runs SQL is closed to actors who may not run it.
     NotGuarded,
     /// Datasette does.
     GuardedByDatasette,
@@ -38,7 +38,7 @@ pub enum DatasetteError {
     /// The result would have neither a token nor a route.
     #[error("the result would admit no request: {missing}; {advice}")]
     Empty {
-        /// What the file lacks.
+        /// The missing part of the file.
         missing: &'static str,
         /// What to do instead.
         advice: &'static str,
@@ -247,7 +247,7 @@ struct Importer {
     notes: Vec<String>,
 }
 
-/// A table or a query, and what the file says about it.
+/// A table or a query, with its settings in the file.
 struct Member<'f> {
     name: &'f str,
     blocks: Blocks,
@@ -255,7 +255,7 @@ struct Member<'f> {
     query: Option<&'f Value>,
 }
 
-/// How 1.0 writes to a table: the end of the path, and the actions, all of which must be permitted.
+/// The write calls of 1.0 on a table: the end of the path, and the actions, which must all be permitted.
 const TABLE_WRITES: [(&str, &[&str]); 5] = [
     ("insert", &[action::INSERT_ROW]),
     ("upsert", &[action::INSERT_ROW, action::UPDATE_ROW]),
@@ -478,7 +478,7 @@ impl Importer {
                 .push(format!("{key_path}: closed: 1.0 has pages of its own where its rows are; rename it"));
         }
         let blocks = blocks_of(tables, written);
-        // The query of this very name, whose `permissions` count for the table.
+        // The query with this name; its `permissions` apply to the table.
         let query = queries.iter().find(|query| query.name.eq_ignore_ascii_case(written));
         let here = Resource { tables: &blocks, query: query.map(|query| &query.blocks), ..whole };
         let rule = here.rule(self.version, action::VIEW_TABLE);
@@ -503,7 +503,7 @@ impl Importer {
         }
     }
 
-    /// Who may write; `None` where the rule of the database holds.
+    /// The actors who may write; `None` where the rule of the database applies.
     fn write_rule(
         &mut self,
         here: Resource<'_>,
@@ -678,7 +678,7 @@ impl Importer {
         blocks
     }
 
-    /// Who may see the pages and also run SQL on them.
+    /// The actors who may see the pages and also run SQL on them.
     fn with_sql(&mut self, rule: Rule, here: Resource<'_>, key_path: &str) -> Rule {
         let sql = here.rule(self.version, action::EXECUTE_SQL);
         let (Some(sql), Sql::NotGuarded) = (sql, self.sql) else {

@@ -1,8 +1,8 @@
 //! Translates files of Grafana's: `ldap.toml` into the section `ldap`, and the `auth.*` sections of its ini file into the
 //! section `oauth`; and makes the service accounts and API keys of its database file again.
 //!
-//! A translation never grants more than Grafana does, unless a note says so.  What has no counterpart is noted, and no
-//! secret is printed.
+//! A translation never grants more than Grafana does, unless a note says so.  Settings without a counterpart are noted,
+//! and no secret is printed.
 
 pub mod database;
 mod directory;
@@ -35,7 +35,7 @@ pub enum GrafanaError {
         /// In the parser's words, which quote nothing.
         problem: String,
     },
-    /// It is no ini file.
+    /// It is not an ini file.
     #[error("line {line} is not valid in an ini file: {problem}")]
     Ini {
         /// From 1.
@@ -98,7 +98,7 @@ pub enum GrafanaError {
     Invalid(String),
 }
 
-/// Translates the text of a file, whose kind its sections tell.
+/// Translates the text of a file; its sections show its kind.
 ///
 /// # Errors
 /// [`GrafanaError`]: the file is not of this kind, or a part without translation would grant more rights or let no one

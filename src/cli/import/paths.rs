@@ -22,7 +22,7 @@ const FORMAT: &str = r"\.\w+";
 /// A table or a view of any name.  Paths below `/-/` are not tables.
 const ANY_TABLE: &str = "(?:[^-/][^/]*|-[^/]+)";
 
-/// Pages of 1.0 below a table that need `view-table` alone.
+/// Pages of 1.0 below a table that only need `view-table`.
 const TABLE_PAGES: &str = r"/-/(?:autocomplete|fragment|schema(?:\.\w+)?)";
 
 /// A name in a path.

@@ -1,4 +1,4 @@
-//! Who may do what in Datasette, by the rules of 0.65 and of 1.0.
+//! The permissions of Datasette, by the rules of 0.65 and of 1.0.
 //!
 //! Observed in 0.65.5 and 1.0a41, with which `tests/it/import_datasette.rs` compares it:
 //!
@@ -61,7 +61,7 @@ pub mod action {
 }
 use action::{CREATE_TABLE, DOWNLOAD, EXECUTE_SQL, VIEW_DATABASE, VIEW_INSTANCE, VIEW_QUERY, VIEW_TABLE};
 
-/// Who may do something: the actors that every one of these allow blocks admits.
+/// A permission: the actors that all of these allow blocks admit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule(Vec<Value>);
 
@@ -103,7 +103,7 @@ pub struct Blocks {
     pub allow: Option<Value>,
     /// `allow_sql`
     pub allow_sql: Option<Value>,
-    /// `permissions`: actions, and who may do them.
+    /// `permissions`: actions, and the actors who may do them.
     pub permissions: Vec<(String, Value)>,
     /// A block that may deny something could not be read, so nothing is allowed.
     pub is_unclear: bool,
@@ -149,7 +149,7 @@ pub struct Resource<'f> {
 }
 
 impl Resource<'_> {
-    /// Who may do this; `None` where the file says nothing about it.
+    /// The actors who may do this; `None` if the file does not say.
     pub fn rule(&self, version: Option<Version>, action: &str) -> Option<Rule> {
         match version {
             Some(Version::Before1) => self.before_1(action),

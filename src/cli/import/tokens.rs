@@ -33,7 +33,7 @@ pub fn translate(tokens: &[Value], notes: &mut Vec<String>) -> Vec<Value> {
 
 struct TranslatedToken {
     entry: Value,
-    /// The value that tells the entry from others: its digest or its reference.
+    /// The value that distinguishes the entry from others: its digest or its reference.
     secret: Value,
     note: Option<&'static str>,
 }

@@ -11,7 +11,7 @@ use super::super::times::{parse_instant, timestamp};
 use super::super::{CliError, escape_controls, print, print_note};
 use super::KeysError;
 
-/// Where the admin API has the audit.
+/// The path of the audit in the admin API.
 const AUDIT: &str = "/api/auth/audit";
 
 /// The most rows of one call.
@@ -44,7 +44,7 @@ pub(in crate::cli) struct AuditArgs {
     limit: u64,
 }
 
-/// A row as the API tells it.
+/// A row of the API.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AuditRow {

@@ -30,7 +30,7 @@ pub enum PartError {
     Line {
         /// From 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: LineProblem,
     },
 }
@@ -38,7 +38,7 @@ pub enum PartError {
 /// Why a line cannot be sent; the text goes on behind the line's number.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineProblem {
-    /// It is no JSON object.
+    /// It is not a JSON object.
     #[error("is not a JSON object: {0}")]
     NoObject(String),
     /// It is longer than a request may be.

@@ -139,7 +139,7 @@ impl RotateKeysArgs {
             rotated.push(format!("{key} (id {id})"));
             Ok(())
         });
-        // The lines of tokens are fewer than the keys: which is whose can no longer be told by their number.
+        // There are fewer lines of tokens than keys, so the lines can no longer be assigned to the keys.
         if done.is_err() && !rotated.is_empty() {
             print_note(&format!(
                 "note: standard output has the new tokens of these keys, in this order: {}",

@@ -43,7 +43,7 @@ pub enum KeysError {
     /// The state of the key does not let it.
     #[error("{source}: {advice}")]
     OfState {
-        /// What the API says.
+        /// The message of the API.
         source: Box<AdminApiError>,
         /// What to do.
         advice: String,
@@ -81,7 +81,7 @@ pub enum KeysError {
     ImportFile {
         /// The file.
         file: Input,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// `import`: a line cannot be sent.
@@ -91,7 +91,7 @@ pub enum KeysError {
         file: Input,
         /// From 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: LineProblem,
     },
     /// `import`: a request fails.

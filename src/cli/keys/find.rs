@@ -40,7 +40,7 @@ impl FindKeyArgs {
         let api = self.server.open().map_err(KeysError::from)?;
         let secret = read_secret_or_ask("token", "Token to find: ").map_err(KeysError::from)?;
         let token = PlainToken::new(secret.expose().as_bytes()).map_err(KeysError::from)?;
-        // The digest alone leaves this process.
+        // Only the digest leaves this process.
         let body = json!({ "sha256": token.digest().to_hex() });
         let found = api.call(Method::POST, &format!("{KEYS}/find"), Body::Json(&body));
         let response = match found {

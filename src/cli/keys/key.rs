@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::super::escape_controls;
 use super::super::times::{absolute_time, relative_time, time_and_distance, timestamp};
 
-/// A key as the API tells it.  A server of an older version leaves out what it does not know.
+/// A key of the API.  An older server leaves out unknown members.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedKey {
@@ -50,7 +50,7 @@ pub struct ListedKey {
     last_address: Option<String>,
 }
 
-/// What stands above the rows of a table of keys.
+/// The headings of a table of keys.
 pub const HEADINGS: [&str; 7] = ["ID", "NAME", "ROLE", "STATUS", "EXPIRES", "LAST USED", "CREATED"];
 
 impl ListedKey {
@@ -72,7 +72,7 @@ impl ListedKey {
         (!self.is_live(now)).then(|| self.status(now))
     }
 
-    /// Whose it is, for people.
+    /// Its owner as text for people.
     pub fn whose(&self) -> String {
         match (&self.account, &self.owner) {
             (Some(account), _) => format!("of the account {}", escape_controls(account)),
@@ -81,7 +81,7 @@ impl ListedKey {
         }
     }
 
-    /// Whose it is, with the account's id or the person's source.
+    /// Its owner, with the id of the account or the source of the person.
     fn owner(&self) -> String {
         match (&self.account, &self.owner) {
             (Some(account), _) => {

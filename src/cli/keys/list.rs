@@ -22,7 +22,7 @@ use super::{KEYS, KeysError};
 /// The most keys of a page.
 const PAGE: usize = 1000;
 
-/// What stands instead of a table without rows.
+/// The text instead of a table without rows.
 const NO_KEYS: &str = "No keys.";
 
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ pub(in crate::cli) struct ListKeysArgs {
     reverse: bool,
 }
 
-/// Whose keys are listed.
+/// The owner of the listed keys.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OwnerKind {
     None,

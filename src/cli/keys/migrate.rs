@@ -68,7 +68,7 @@ impl MigrateArgs {
     }
 }
 
-/// What was done to the schema, in a sentence.
+/// The change of the schema, as a sentence.
 fn outcome(url: &StoreUrl, SchemaChange { from, to }: SchemaChange) -> String {
     match from {
         0 => format!("The schema of {url} was made: it is number {to}."),

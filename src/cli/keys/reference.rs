@@ -80,7 +80,7 @@ fn called(mut keys: Vec<ListedKey>, name: &str) -> Vec<ListedKey> {
     keys
 }
 
-/// That a key is called otherwise than it was named; `None` where the letters are the same.
+/// A note that the name of a key was written differently; `None` if the letters are the same.
 fn spelling_note(name: &str, key: &ListedKey) -> Option<String> {
     let reference = key.reference();
     (key.name != name && reference != name).then(|| admin_api::spelling_note("key", name, &reference, key.id))

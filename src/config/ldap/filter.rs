@@ -1,4 +1,4 @@
-//! Search filters of directories (RFC 4515), and where the person's name goes in them.
+//! Search filters of directories (RFC 4515), and the place of the person's name in them.
 
 /// The text that stands for the name, or for an attribute's value.
 pub const NAME: &str = "%s";
@@ -15,19 +15,19 @@ pub struct Filter<'f> {
     pub needs_name: bool,
 }
 
-/// Why a text is no search filter.
+/// Why a text is not a search filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// Parentheses do not fit.
     #[error("a filter begins with `(` and ends with the `)` that closes it, and so does each of its parts")]
     Parentheses,
-    /// What comes before the operator is no attribute.
+    /// The text before the operator is not an attribute.
     #[error("an attribute such as uid (letters, digits and `-`) is expected before the operator")]
     Attribute,
     /// There is no operator.
     #[error("`=`, `~=`, `<=`, `>=` or `:=` is expected after an attribute")]
     Operator,
-    /// A value holds what must be escaped.
+    /// A value has characters that must be escaped.
     #[error(r"in a value `(`, `)`, `*`, `\` and NUL are written \28, \29, \2a, \5c and \00")]
     Value,
     /// A part of a name would stand for the whole.
@@ -42,7 +42,7 @@ impl<'f> Filter<'f> {
     /// Reads a filter.
     ///
     /// # Errors
-    /// [`FilterError`]: it is none, or compares with a part of the name.
+    /// [`FilterError`]: it is not a filter, or compares with a part of the name.
     pub fn parse(text: &'f str) -> Result<Self, FilterError> {
         let mut compared = Vec::new();
         match read_filter(text, &mut compared, MAX_NESTING)? {
@@ -52,7 +52,7 @@ impl<'f> Filter<'f> {
     }
 }
 
-/// Reads one filter, and returns what follows it, and whether it needs the name.
+/// Reads one filter, and returns the rest of the text, and whether the filter needs the name.
 fn read_filter<'f>(
     text: &'f str,
     compared: &mut Vec<&'f str>,
@@ -80,7 +80,7 @@ fn read_filter<'f>(
     Ok((rest, needs_name))
 }
 
-/// Reads a comparison without its parentheses, and returns what follows it, and whether it needs the name.
+/// Reads a comparison without its parentheses, and returns the rest of the text, and whether it needs the name.
 fn read_item<'f>(text: &'f str, compared: &mut Vec<&'f str>) -> Result<(&'f str, bool), FilterError> {
     let end = text.find([')', '(']).ok_or(FilterError::Parentheses)?;
     let (left, value) = text[..end].split_once('=').ok_or(FilterError::Operator)?;
@@ -120,14 +120,14 @@ fn read_extensible(text: &str) -> Result<&str, FilterError> {
         [] => !attribute.is_empty(),
         ["dn"] => !attribute.is_empty(),
         ["dn", rule] => is_rule(rule),
-        // ldap3 takes the beginning for `:dn`, and is lost behind it.
+        // ldap3 reads the beginning as `:dn`, and then fails.
         [rule] => is_rule(rule) && !rule.starts_with("dn"),
         _ => false,
     };
     if is_legal { Ok(attribute) } else { Err(FilterError::Attribute) }
 }
 
-/// Whether a value holds nothing that must be escaped, and no part between two `*` is empty.
+/// Whether a value has no characters that must be escaped, and no part between two `*` is empty.
 fn is_value(value: &str, takes_parts: bool) -> bool {
     if value.contains("**") {
         return false;

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
 use super::super::url::is_loopback;
 
-/// What cannot be in the host of a URL.
+/// Characters that cannot be in the host of a URL.
 const NOT_OF_A_HOST: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/').add(b'?').add(b'#');
 
 /// One server.
@@ -38,10 +38,10 @@ pub enum LdapServerError {
     /// The scheme is another one.
     #[error("expected ldaps://HOST, ldap://HOST or ldapi://SOCKET")]
     Scheme,
-    /// It names who asks.
+    /// It has user info.
     #[error("the URL must not contain a user or a password: use `bind_dn` and `bind_password`")]
     UserInfo,
-    /// It says what to search for.
+    /// It has a search.
     #[error(
         "the URL must end after the host and the port: use `search_base` and `search_filter` for the search"
     )]
@@ -49,10 +49,10 @@ pub enum LdapServerError {
     /// There is no host.
     #[error("expected a host name or an IP address after the scheme, IPv6 in brackets")]
     Host,
-    /// The port is none.
+    /// The port is not valid.
     #[error("a port is a number from 1 to 65535")]
     Port,
-    /// The socket's path is none.
+    /// The path of the socket is not valid.
     #[error(
         "expected the socket's absolute path with its slashes as %2F, such as ldapi://%2Frun%2Fslapd%2Fldapi"
     )]
@@ -60,8 +60,7 @@ pub enum LdapServerError {
 }
 
 impl LdapServer {
-    /// Whether nothing between here and there can read what is sent in plain text: a socket, 127.0.0.0/8, `::1`, or
-    /// exactly `localhost`.
+    /// Whether no one on the network can read plain text: a socket, 127.0.0.0/8, `::1`, or exactly `localhost`.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Socket(_) => true,

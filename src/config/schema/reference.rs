@@ -16,11 +16,11 @@ pub struct Reference {
     pub default: Option<Value>,
     /// A value that the reader accepts.
     pub example: Option<Value>,
-    /// Whether a new value takes effect at a restart alone.
+    /// Whether a new value takes effect only at a restart.
     pub needs_restart: bool,
 }
 
-/// What is said of the key at this path.
+/// The entry of the key at this path.
 pub fn reference(path: &str) -> Reference {
     let entry = ENTRIES.iter().find(|(known, ..)| *known == path);
     let value = |text: &str| {

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// The length of the prefix, the flag and the length of the message, in bytes.
 pub const PREFIX: usize = 5;
 
-/// Why a body holds no message that can be read.
+/// Why the message of a body cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The body broke off or failed.
@@ -35,9 +35,8 @@ pub enum FrameError {
     OverBudget,
 }
 
-/// How many bytes of messages that arrive in pieces may be held over all connections, from their first piece until they
-/// are answered.  What a message holds is given back when it is dropped: after the answer, an error, a timeout or an
-/// eviction.
+/// The number of bytes of messages in pieces that may be held over all connections, from the first piece until the
+/// answer.  A message returns its part when it is dropped: after the answer, an error, a timeout or an eviction.
 #[derive(Debug)]
 pub struct Budget(Semaphore);
 
@@ -124,7 +123,7 @@ impl<'b> MessageBuffer<'b> {
         let needed = self.bytes.len() + data.len();
         let held = self.held.as_ref().map_or(0, SemaphorePermit::num_permits);
         if needed > held {
-            // It grows by doubling, and not beyond what is announced.
+            // It grows by doubling, at most to the announced length.
             let capacity = needed.max(held * 2);
             let capacity =
                 self.announced.map_or(capacity, |length| capacity.min(needed.max(PREFIX + length)));

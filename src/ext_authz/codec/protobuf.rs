@@ -1,10 +1,10 @@
 //! Reading protobuf without copying: a message is a run of fields, and a field borrows from the message.
 //!
-//! A CheckRequest holds some forty fields that no decision reads.  Skipping a field takes a few instructions, whereas a
-//! generated decoder counts a reference for each that it keeps.
-//! The encoding: <https://protobuf.dev/programming-guides/encoding/>.
+//! A CheckRequest holds about forty fields that no decision reads.  Skipping a field takes a few instructions, while a
+//! generated decoder counts a reference for each field.  The encoding:
+//! <https://protobuf.dev/programming-guides/encoding/>.
 
-/// The bytes are no protobuf message, or a field has another type than expected.
+/// The bytes are not a protobuf message, or a field has an unexpected type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not the protobuf that was expected")]
 pub struct Malformed;
@@ -14,14 +14,14 @@ pub struct FieldIter<'m> {
     rest: &'m [u8],
 }
 
-/// One field: its number and what it holds.
+/// One field: its number and its value.
 pub struct Field<'m> {
     /// The field's number.
     pub number: u32,
     value: FieldValue<'m>,
 }
 
-/// What a field holds, as far as this reader distinguishes values.
+/// The value of a field, as far as this reader distinguishes values.
 enum FieldValue<'m> {
     /// Text, bytes, or a message.
     Bytes(&'m [u8]),
@@ -56,7 +56,7 @@ const FIXED_32: u32 = 5;
 impl<'m> Iterator for FieldIter<'m> {
     type Item = Result<Field<'m>, Malformed>;
 
-    /// The next field, or an error: the message ends within a field, or the bytes are none.
+    /// The next field, or an error: the message ends within a field, or the bytes are not valid.
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -94,7 +94,7 @@ impl<'m> FieldIter<'m> {
         })
     }
 
-    /// The next field if it is as nearly all are: text whose tag and length take a byte each.
+    /// The next field if it is text with a tag and a length of one byte each, as nearly all fields are.
     #[inline]
     fn short_field(&mut self) -> Option<Field<'m>> {
         let (tag, bytes, rest) = self.short()?;
@@ -104,7 +104,7 @@ impl<'m> FieldIter<'m> {
         })
     }
 
-    /// Tag and bytes of the next field, were it text with a tag and a length of a byte each, and what follows it.
+    /// Tag and bytes of the next field, read as text with a tag and a length of one byte each, and the bytes after it.
     #[inline]
     fn short(&self) -> Option<(u32, &'m [u8], &'m [u8])> {
         // From 8 on a tag has a number that is not zero.
@@ -155,7 +155,7 @@ impl<'m> FieldIter<'m> {
         for (index, &byte) in self.rest.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * index);
             if byte < 0x80 {
-                // The tenth byte holds the highest bit alone.
+                // The tenth byte holds only the highest bit.
                 if index == 9 && byte > 1 {
                     return Err(Malformed);
                 }

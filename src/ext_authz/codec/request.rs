@@ -8,17 +8,17 @@ use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Ht
 
 /// Headers that a request usually has: the vector starts with this capacity.
 const INITIAL_HEADERS: usize = 24;
-/// The most headers of one request.  Envoy itself denies requests with more than 100 of them unless it is configured
-/// otherwise (`max_headers_count`); a message of empty headers alone must not take a hundred times its size.
+/// The maximum number of headers of one request.  Envoy itself denies requests with more than 100 of them unless it is
+/// configured otherwise (`max_headers_count`); a message of only empty headers must not take a hundred times its size.
 const MAX_HEADERS: usize = 16 * 1024;
 
 /// Decodes a message.  A CheckRequest without attributes is one without a request.
 ///
-/// A field that comes again is merged as protobuf says: of scalars the last one counts, lists grow.
+/// A repeated field is merged as protobuf defines: the last scalar is used, lists grow.
 ///
 /// # Errors
-/// The bytes are no protobuf message of this shape, or it has more than 16,384 headers.
-/// Text that is not UTF-8 is no error.
+/// The bytes are not a protobuf message of this shape, or it has more than 16,384 headers.  Text that is not UTF-8 is
+/// no error.
 pub fn decode(message: &[u8]) -> Result<Attributes<'_>, Malformed> {
     let mut request = RequestFields::default();
     each(message, |number, bytes| match number {
@@ -48,7 +48,7 @@ struct HttpRequest<'m> {
     lines: Vec<Header<'m>>,
 }
 
-/// A field's bytes, or the error that it has none, for readers that need them.
+/// The bytes of a field, or an error if the field has another type.
 type FieldBytes<'m> = Result<&'m [u8], Malformed>;
 
 /// Calls the reader with every field of a message.
@@ -99,7 +99,7 @@ impl<'m> RequestFields<'m> {
         })
     }
 
-    /// An entry of `context_extensions`: of a map's entries with one key the last one counts.
+    /// An entry of `context_extensions`: the last of several entries with the same key is used.
     fn read_extension(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
         let entry = read_entry(message)?;
         if entry.name == b"policy" {
@@ -164,7 +164,7 @@ pub fn is_nearly_policy(key: &[u8]) -> bool {
     }
     let key = String::from_utf8_lossy(key).to_lowercase();
     let key: Vec<char> = key.chars().collect();
-    // What is alike at both ends, and what is left between.
+    // Strips the common prefix and suffix.
     let head = key.iter().zip(&MEANT).take_while(|(a, b)| a == b).count();
     let (key, meant) = (&key[head..], &MEANT[head..]);
     let tail = key.iter().rev().zip(meant.iter().rev()).take_while(|(a, b)| a == b).count();

@@ -1,8 +1,9 @@
 //! From an answer to the bytes of a CheckResponse.
 //!
-//! Nothing is decided here.  What is the same in many answers is encoded once: denials, but for redirects, for each snapshot
-//! ([`ResponseEncoder`]), actor answers for each principal ([`CachedActorAnswer`](crate::credential::CachedActorAnswer)).
-//! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
+//! Nothing is decided here.  Parts that many answers share are encoded once: denials (except redirects) for each
+//! snapshot ([`ResponseEncoder`]), actor answers for each principal
+//! ([`CachedActorAnswer`](crate::credential::CachedActorAnswer)).  An answer is then a few copies: protobuf lets the
+//! parts of a message stand one after the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -35,7 +36,7 @@ struct EncodedDenial {
 }
 
 impl ResponseEncoder {
-    /// Encodes what depends on the snapshot alone.
+    /// Encodes the parts that depend only on the snapshot.
     pub fn new(snapshot: &Snapshot) -> Self {
         let encode =
             |reason, form| denied_response(Denial::new(reason, form, snapshot)).encode_to_vec().into();
@@ -107,7 +108,7 @@ impl ResponseEncoder {
     }
 }
 
-/// The framed response that denies: what the client reads, and what is told of it.
+/// The framed denial: the response for the client, and the metadata.
 fn add_deny_metadata(denied: &[u8], deny: &DenyAnswer<'_>) -> Bytes {
     let reason = deny.reason.as_str();
     let policy_len = deny.policy.map_or(0, |policy| text_field_len("policy", policy));
@@ -122,7 +123,7 @@ fn add_deny_metadata(denied: &[u8], deny: &DenyAnswer<'_>) -> Bytes {
     frame::finish(message)
 }
 
-/// `CheckResponse.status` with code 0, spelled out: no reader need guess what its absence means.
+/// `CheckResponse.status` with code 0, written explicitly, so that readers do not depend on the default.
 const STATUS_OK: [u8; 2] = [0x0a, 0x00];
 /// Field numbers of CheckResponse.
 const OK_RESPONSE: u32 = 3;
@@ -187,7 +188,7 @@ fn set_header(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// The response that denies, but for its metadata.
+/// The denial without its metadata.
 fn denied_response(denial: Denial) -> CheckResponse {
     let set = denial.headers.into_iter().map(|(name, value)| set_header(name, value));
     let add = denial.challenges.into_iter().map(|value| add_header("www-authenticate", value));
@@ -207,8 +208,8 @@ fn denied_response(denial: Denial) -> CheckResponse {
     }
 }
 
-/// A header that may appear next to another of its name: Envoy drops denials' headers that say `append: true`, and
-/// keeps repeated ones that say nothing.
+/// A header that may appear next to another of its name: Envoy drops headers of denials with `append: true`, and keeps
+/// repeated headers without it.
 fn add_header(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue { key: name.to_owned(), value }),
@@ -255,7 +256,7 @@ fn proto_value(value: &Value) -> ProtoValue {
     ProtoValue { kind: Some(kind) }
 }
 
-/// A field of OkHttpResponse that holds what [`set_header`] makes.
+/// A field of OkHttpResponse with the result of [`set_header`].
 fn put_set_header(buffer: &mut Vec<u8>, field: u32, name: &str, value: &str) {
     /// Field numbers of HeaderValueOption and of HeaderValue.
     const HEADER: u32 = 1;

@@ -428,7 +428,7 @@ pub enum ChangeError {
 pub struct ImportError {
     /// The position of the key in question; `None` when it is all of them.
     pub index: Option<usize>,
-    /// What is wrong.
+    /// The problem.
     #[source]
     pub error: ChangeError,
 }

@@ -1,4 +1,4 @@
-//! Counters that are looked up ahead: what happens on every Check asks no table of labels.
+//! Counters that are looked up in advance: a Check does not search a table of labels.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::decision::Outcome;
 use crate::person::PersonSource;
 use crate::policy::{Policies, Policy};
 
-/// What is allowed under each policy of one snapshot.
+/// The allowed requests under each policy of one snapshot.
 #[derive(Debug)]
 pub(super) struct AllowedCounters {
     /// By the policy's address, which is its own for as long as the snapshot lives.
@@ -52,7 +52,7 @@ pub(super) struct CredentialCounters {
     family: Family<CredentialLabels, Counter>,
 }
 
-/// A counter for each source of people.  Those of providers are in the table alone.
+/// A counter for each source of people.  Those of providers are only in the table.
 #[derive(Debug)]
 struct PersonCounters {
     config: Counter,

@@ -1,5 +1,5 @@
-//! What the operating system says of the process, by the names that Prometheus' client libraries use, and how much
-//! memory it may use.
+//! The metrics of the process from the operating system, with the names that Prometheus' client libraries use, and how
+//! much memory it may use.
 
 use std::fmt;
 use std::fs;

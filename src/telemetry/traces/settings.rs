@@ -54,7 +54,7 @@ pub enum SettingsError {
         variable: &'static str,
         /// Its value.
         path: String,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: String,
     },
     /// A client's certificate without its key, or the other way round.

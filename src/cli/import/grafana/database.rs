@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, FromRow, Row, SqliteConnection};
 
 use super::GrafanaError;
 
-/// What every SQLite file begins with.
+/// The beginning of every SQLite file.
 const HEADER: &[u8] = b"SQLite format 3\0";
 
 /// The service accounts and keys of a file.
@@ -103,7 +103,7 @@ pub fn is_database(bytes: &[u8]) -> bool {
     bytes.starts_with(HEADER)
 }
 
-/// Reads a file, which is opened for reading alone.
+/// Reads a file, which is opened read-only.
 ///
 /// # Errors
 /// It cannot be read, or is not Grafana's.

@@ -106,7 +106,7 @@ fn syntax_error(text: &str, error: &toml::de::Error) -> GrafanaError {
     GrafanaError::Syntax { line, column, problem }
 }
 
-/// Notes the keys of a server that are none of Grafana's: a misspelt one says nothing here, as it did there.
+/// Notes the keys of a server that Grafana does not have: a misspelt key has no effect here, as in Grafana.
 fn note_unknown_settings(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<(), GrafanaError> {
     server.note_unknown(&SERVER_KEYS, notes);
     server.inner("attributes")?.note_unknown(&ATTRIBUTE_KEYS, notes);
@@ -174,7 +174,7 @@ impl<'t> Settings<'t> {
         }
     }
 
-    /// A text that is no variable.
+    /// A text that is not a variable.
     fn plain_text(&self, key: &str) -> Result<Option<String>, GrafanaError> {
         match self.text(key)? {
             None => Ok(None),
@@ -416,7 +416,7 @@ impl Directory {
     }
 }
 
-/// What a text is.
+/// The kind of a text.
 #[derive(Clone, Copy)]
 enum Place {
     /// The name of an entry.

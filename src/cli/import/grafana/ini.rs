@@ -18,12 +18,12 @@ pub struct Ini {
 /// A section, with its keys in their order.
 #[derive(Debug)]
 pub struct Section {
-    /// What is between the brackets; empty for what comes before all sections.
+    /// The text between the brackets; empty for the part before all sections.
     pub name: String,
     keys: Vec<(String, String)>,
 }
 
-/// Why a text is no ini file.
+/// Why a text is not an ini file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IniError {
     /// The line, from 1.

@@ -1,4 +1,4 @@
-//! What becomes of the accounts and keys of Grafana's database: which are made here, and which are left out.
+//! The plan for the accounts and keys of Grafana's database: those that are created, and those that are left out.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use super::GrafanaError;
 use super::database::{GrafanaAccount, GrafanaKey, GrafanaKeys};
 use crate::cli::grant_args::ROLES;
 
-/// What is made.
+/// The creations.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The accounts, each with its tokens.
     pub accounts: Vec<PlannedAccount>,
     /// The keys that belong to no account, each with its role.
     pub keys: Vec<(PlannedKey, String)>,
-    /// What is left out and why; a line each.
+    /// The parts that are left out, with the reason; one line each.
     pub notes: Vec<String>,
 }
 
@@ -40,10 +40,10 @@ pub struct PlannedKey {
 }
 
 impl Plan {
-    /// What is made of the keys of this organisation, or of the only one that has any, at this second since 1970.
+    /// The plan for the keys of this organisation, or of the only one that has keys, at this second since 1970.
     ///
     /// # Errors
-    /// Several organisations have keys: here is one alone.
+    /// Several organisations have keys, but this server has only one.
     pub fn new(grafana: &GrafanaKeys, org: Option<i64>, now: i64) -> Result<Self, GrafanaError> {
         let org = organisation(grafana, org)?;
         let mut plan = Self::default();
@@ -102,7 +102,7 @@ impl Plan {
     }
 }
 
-/// The organisation whose keys are made; `None` where there are no keys.
+/// The organisation of the created keys; `None` if there are no keys.
 fn organisation(grafana: &GrafanaKeys, org: Option<i64>) -> Result<Option<i64>, GrafanaError> {
     let with_keys = |id: i64| {
         grafana.keys.iter().any(|key| key.org_id == id)

@@ -1,6 +1,6 @@
 //! Translates the `auth.*` sections of Grafana's ini file into the section `oauth` of ours.
 //!
-//! A provider whose people Grafana limits by something that claims do not tell is left out.
+//! A provider is left out if Grafana limits its people by data that is not in claims.
 
 mod issuer;
 mod roles;
@@ -17,10 +17,10 @@ use super::role_path;
 use super::text::{Text, quoted, shown_key};
 use crate::config::PublicUrl;
 
-/// The variable of the configuration that is printed where the file tells no address.
+/// The variable in the printed configuration if the file has no address.
 const PUBLIC_URL_VARIABLE: &str = "PUBLIC_URL";
 
-/// What Grafana has in `[server]` where the file has nothing.
+/// The defaults of Grafana in `[server]`.
 const SERVER_DEFAULTS: [(&str, &str); 3] =
     [("protocol", "http"), ("domain", "localhost"), ("http_port", "3000")];
 
@@ -54,7 +54,7 @@ const GOOGLE_SCOPES: [(&str, &str); 2] = [
 /// Translates the text of the file.
 ///
 /// # Errors
-/// [`GrafanaError`]: it is no such file, or no provider in it can be translated.
+/// [`GrafanaError`]: the file is not of this kind, or no provider in it can be translated.
 pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     let ini = Ini::parse(text).map_err(|IniError { line, problem }| GrafanaError::Ini { line, problem })?;
     let mut notes = Vec::new();
@@ -105,7 +105,7 @@ pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     Ok(Imported { config: render(&public_url, &providers, Output::File), notes })
 }
 
-/// What is different for every provider.
+/// The differences that apply to every provider.
 fn note_differences(providers: &[Provider], notes: &mut Vec<String>) {
     let names: Vec<_> =
         providers.iter().map(|provider| format!("/login/{}/callback", provider.name)).collect();
@@ -431,7 +431,7 @@ fn read_domains(
     Ok(domains)
 }
 
-/// What a configuration is made for.
+/// The purpose of a configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Output {
     File,

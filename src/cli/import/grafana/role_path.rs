@@ -3,23 +3,23 @@
 
 use crate::keys::Role;
 
-/// Which role whose people have.
+/// The roles of people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolePath {
     /// The first that fits counts.
     pub entries: Vec<RoleEntry>,
-    /// What the others have.
+    /// The role of the others.
     pub fallback: Fallback,
     /// Whether a claim is compared whole somewhere: one that is a list fits there by none of its elements.
     pub compares_whole: bool,
 }
 
-/// Those whose claim is, or holds, one of the values.
+/// People with a claim that is, or contains, one of the values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleEntry {
     /// The claim, as our `roles` write it.
     pub claim: String,
-    /// What it must be or hold.
+    /// The value that it must be or contain.
     pub values: Vec<String>,
     /// The role.
     pub role: Role,
@@ -27,7 +27,7 @@ pub struct RoleEntry {
     pub fits_parts: bool,
 }
 
-/// What those have who fit no entry.
+/// The role of people without a matching entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// The path does not say.
@@ -48,10 +48,10 @@ impl RolePath {
     }
 }
 
-/// A path with more opening parentheses is none that people write.
+/// People do not write paths with more opening parentheses.
 const MAX_PARENTHESES: usize = 100;
 
-/// Reads a path; `None` when it is none of the shapes.
+/// Reads a path; `None` when it does not have one of the shapes.
 pub fn parse(text: &str) -> Option<RolePath> {
     if text.matches('(').count() > MAX_PARENTHESES {
         return None;
@@ -112,7 +112,7 @@ impl<'t> Parser<'t> {
         rest.is_some()
     }
 
-    /// What is between two `||`.
+    /// The text between two `||`.
     fn alternative(&mut self) -> Option<Alternative> {
         let mut attempt = *self;
         if let Some(conditions) = attempt.conditions()

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value as Json;
 
-/// What Grafana replaces when it reads a file: `${NAME}`, `$__env{NAME}`, `$__file{PATH}`.
+/// The references that Grafana replaces when it reads a file: `${NAME}`, `$__env{NAME}`, `$__file{PATH}`.
 pub static VARIABLE: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\$(|__\w+)\{([^}]+)\}").expect("a regular expression of our own"));
 
@@ -22,7 +22,7 @@ pub enum Text {
 }
 
 impl Text {
-    /// The meaning of what is written.
+    /// The meaning of the text.
     ///
     /// # Errors
     /// Why a variable in it has no counterpart.

@@ -33,10 +33,10 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Makes the file, which must not be there, and which its owner alone may read.
+    /// Creates the file, which must not exist, and which only its owner may read.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub fn create(path: &Path) -> io::Result<Self> {
         OpenOptions::new()
             .write(true)
@@ -51,7 +51,7 @@ impl TokenFile {
         self.is_empty
     }
 
-    /// Writes one, before the next is made: a token is told once.
+    /// Writes one token before the next is created: a token is shown only once.
     fn add(&mut self, account: Option<&str>, key: &IssuedKey) -> io::Result<()> {
         let mut line = json!({});
         if let Some(account) = account {
@@ -81,8 +81,8 @@ struct CreatedAccount {
     id: i64,
 }
 
-/// Makes all that is planned.  What the server does not take is reported, and the rest is made all the same; without an
-/// answer from the server nothing more is tried.
+/// Carries the plan out.  Rejections by the server are reported, and the rest is still created; without an answer from
+/// the server nothing more is tried.
 ///
 /// # Errors
 /// The server does not answer, or a token cannot be written.
@@ -159,7 +159,7 @@ fn reason(error: &AdminApiError) -> String {
     error.answer().map_or_else(|| error.to_string(), ApiAnswer::in_words_of_the_api)
 }
 
-/// Makes a call.  What the API itself says about one thing is the inner error.
+/// Makes a call.  The inner error is the API's message about one item.
 fn call<T: for<'de> Deserialize<'de>>(
     api: &AdminApi,
     path: &str,

@@ -58,7 +58,7 @@ pub enum BackupError {
     Write {
         /// The backup.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// SQLite cannot write the backup.
@@ -75,7 +75,7 @@ pub enum BackupError {
     NotWhole {
         /// The file that was copied.
         path: PathBuf,
-        /// What SQLite says.
+        /// The error of SQLite.
         problem: String,
     },
 }

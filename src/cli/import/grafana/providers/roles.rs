@@ -1,4 +1,4 @@
-//! Which role whose people have, and who is kept out.
+//! The roles of people, and the limits of log-in.
 
 use super::super::role_path::{self, Fallback, RoleEntry};
 use super::super::text::VARIABLE;
@@ -9,7 +9,7 @@ use crate::keys::Role;
 /// The entries of `roles`: a claim with its values, or `None` for everyone.
 pub(super) type Roles = Vec<(Option<(String, Vec<String>)>, Role)>;
 
-/// `roles`, with what else limits who comes in.
+/// `roles`, with further limits of log-in.
 pub(super) fn read_roles(
     kind: Kind,
     settings: &Settings<'_>,
@@ -55,7 +55,7 @@ pub(super) fn read_roles(
     Ok(roles)
 }
 
-/// Limits that no claim tells.
+/// Limits that are not in claims.
 fn check_limits(kind: Kind, settings: &Settings<'_>, endpoints: &Endpoints) -> Result<(), Reason> {
     let not_in_claims = |key: &str| {
         format!(
@@ -148,7 +148,7 @@ fn read_role_path(
     let Some(path) = path else {
         return Ok((Vec::new(), fallback));
     };
-    // The APIs of GitHub and Google say of groups what no claim says.
+    // The APIs of GitHub and Google have groups that are not in claims.
     let has_groups = !matches!(kind, Kind::GitHub | Kind::Google);
     let is_claim = |entry: &RoleEntry| has_groups || entry.claim.split('.').next() != Some("groups");
     let parsed = role_path::parse(&path).filter(|_| !VARIABLE.is_match(&path));
