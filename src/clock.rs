@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use rustix::time::{ClockId, clock_gettime};
 
 /// A clock.
@@ -69,6 +71,16 @@ fn since_boot() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     // It is never negative, and there are less than 10⁹ nanoseconds.
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// The instant of a text: a time of RFC 3339, or a day such as `2026-11-30`, which begins at midnight UTC.
+pub fn parse_time_or_day(text: &str) -> Option<Timestamp> {
+    if let Ok(at) = text.parse() {
+        return Some(at);
+    }
+    // A date with a time and without a zone is none: whose time would it be?
+    let day: Date = (text.len() == "2026-11-30".len()).then(|| text.parse().ok()).flatten()?;
+    day.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
 impl fmt::Debug for Clock {

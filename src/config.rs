@@ -84,7 +84,8 @@ use self::files::RecordingEnvironment;
 use self::keys::KeysSection;
 use self::ldap::LdapSection;
 use self::raw::{Node, Text, Value};
-use self::reader::{Fields, Reader, alternatives, nearest};
+pub use self::reader::nearest;
+use self::reader::{Fields, Reader, alternatives};
 use self::routes::PolicySections;
 use self::syntax::SyntaxError;
 

@@ -142,8 +142,10 @@ pub(super) struct SearchQuery {
 
 impl SearchQuery {
     /// # Errors
-    /// 400: `perpage` is more than a page holds.
+    /// 400: `perpage` is more than a page holds, or the name of a parameter is nearly a known one.
     fn parse(query: &str) -> Result<Self, ApiError> {
+        const PARAMETERS: [&str; 6] = ["query", "disabled", "Disabled", "expiredTokens", "perpage", "page"];
+        query::check_names_as_grafana(query, &PARAMETERS)?;
         let page = Page::parse_as_grafana(query)?;
         Ok(Self {
             query: query::text(query, "query"),

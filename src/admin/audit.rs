@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use self::denials::Denials;
+use self::denials::FURTHER_DENIALS;
 use super::Admin;
 use super::error::{ApiError, Failure};
 use crate::clock::Clock;
@@ -319,6 +320,29 @@ impl ChangeAttempt {
     }
 }
 
+/// The actions of rows about denied changes, in the order of the documents.
+const DENIALS: [&str; 14] = [
+    "API key not created",
+    "API key not changed",
+    "API key not rotated",
+    "API key not revoked",
+    "API key not deleted",
+    "API keys not imported",
+    "API keys not revoked",
+    "service account not created",
+    "service account not changed",
+    "service account not deleted",
+    "history of the key store not accepted",
+    "sessions not ended",
+    "log-in denied",
+    "log-out denied",
+];
+
+/// Every action that a row of the audit can have.
+pub(super) fn actions() -> impl Iterator<Item = &'static str> {
+    Action::ALL.map(|Action(text)| text).into_iter().chain(DENIALS).chain([FURTHER_DENIALS])
+}
+
 /// The message of an audit line when a change below `/api/serviceaccounts` is denied, and the ids of the account and of
 /// its key in the path; `None` when the request changes nothing.
 fn account_denial_message<'p>(
@@ -382,6 +406,8 @@ pub(super) fn actor_id(principal: &Principal) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -405,5 +431,38 @@ mod tests {
         ] {
             assert_eq!(account_denial_message(method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn every_denial_is_an_action_of_the_audit() {
+        let all: HashSet<_> = actions().collect();
+        assert_eq!(all.len(), actions().count(), "each once");
+        let of_accounts = [
+            ("POST", ""),
+            ("PATCH", "/7"),
+            ("DELETE", "/7"),
+            ("POST", "/7/tokens"),
+            ("DELETE", "/7/tokens/9"),
+        ];
+        let of_accounts = of_accounts.map(|(method, below)| {
+            account_denial_message(method, &format!("/api/serviceaccounts{below}")).unwrap().0
+        });
+        let others = [
+            ("POST", "/api/auth/keys"),
+            ("POST", "/api/auth/keys/import"),
+            ("POST", "/api/auth/keys/revoke"),
+            ("POST", "/api/auth/keys/accept-history"),
+            ("DELETE", "/api/auth/keys/7"),
+            ("PATCH", "/api/auth/keys/7"),
+            ("POST", "/api/auth/keys/7/revoke"),
+            ("POST", "/api/auth/keys/7/rotate"),
+            ("DELETE", "/api/auth/sessions"),
+            ("POST", "/login"),
+            ("POST", "/logout"),
+            ("GET", "/login/google"),
+        ];
+        let others = others.map(|(method, path)| denial_message(method, path).unwrap().0);
+        let denials: HashSet<_> = of_accounts.into_iter().chain(others).collect();
+        assert_eq!(denials, HashSet::from(DENIALS));
     }
 }

@@ -10,13 +10,15 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
+use super::audit::actions;
 use super::auth::Manager;
-use super::body::Json;
+use super::body::{Json, shown};
 use super::error::{ApiError, InvalidKind};
 use super::keys::list::TOTAL_COUNT;
 use super::query::{self, Page};
 use super::responses::{CallerErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
+use crate::config::nearest;
 use crate::keys::Role;
 use crate::keys::audit::{AuditFilter, AuditRow, NewAuditRow};
 
@@ -132,11 +134,11 @@ impl From<AuditRow> for AuditEntry {
 #[derive(Debug, PartialEq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AuditQuery {
-    /// At this instant or later, as in RFC 3339
-    #[param(nullable = false, value_type = String, format = DateTime, required = false)]
+    /// At this instant or later: RFC 3339, or a day such as 2026-11-30, which begins at midnight UTC
+    #[param(nullable = false, value_type = String, required = false)]
     from: Option<Timestamp>,
-    /// Before this instant
-    #[param(nullable = false, value_type = String, format = DateTime, required = false)]
+    /// Before this instant, or before this day
+    #[param(nullable = false, value_type = String, required = false)]
     to: Option<Timestamp>,
     /// By the actor of this id
     #[param(nullable = false)]
@@ -147,7 +149,7 @@ pub(super) struct AuditQuery {
     /// About the service account of this id, or, where it is no number, of this name; also about its keys
     #[param(nullable = false)]
     account: Option<String>,
-    /// With this action
+    /// With this action, one of those that entries can have
     #[param(nullable = false)]
     action: Option<String>,
     /// So many at a time; by default 1000
@@ -158,26 +160,58 @@ pub(super) struct AuditQuery {
     page: u64,
 }
 
+/// The parameters of the query.
+const PARAMETERS: [&str; 8] = ["from", "to", "actor", "key", "account", "action", "perpage", "page"];
+
+/// How many actions an error suggests.
+const MAX_SUGGESTIONS: usize = 5;
+
+/// Checks that a row can have this action.
+///
+/// # Errors
+/// 400: it cannot.  The error names the actions that may be meant, or all.
+fn check_action(action: &str) -> Result<(), ApiError> {
+    let known: Vec<&str> = actions().collect();
+    if known.contains(&action) {
+        return Ok(());
+    }
+    let quoted = |actions: &[&str]| {
+        let quoted: Vec<_> = actions.iter().map(|action| format!("`{action}`")).collect();
+        quoted.join(", ")
+    };
+    let wanted = action.trim().to_lowercase();
+    let contain: Vec<&str> =
+        known.iter().copied().filter(|known| known.to_lowercase().contains(&wanted)).collect();
+    let near = match (contain.as_slice(), nearest(&wanted, known.iter().copied())) {
+        _ if wanted.is_empty() => Vec::new(),
+        ([], near) => near.into_iter().collect(),
+        ([..], _) => contain,
+    };
+    let advice = match near.len() {
+        1..=MAX_SUGGESTIONS => format!("did you mean {}?", quoted(&near)),
+        _ => format!("the actions are {}", quoted(&known)),
+    };
+    let problem = format!("`{}` is not an action: {advice}", shown(action));
+    Err(ApiError::invalid(InvalidKind::Parameter, "action", problem))
+}
+
 impl AuditQuery {
     /// # Errors
-    /// 400: a time cannot be read, or `perpage` is more than a page holds.  A condition that were passed over would show
-    /// more than was asked for.
+    /// 400: a parameter is unknown, a time cannot be read, no row has the action, or `page` or `perpage` is out of range.  A
+    /// condition that were passed over would show more than was asked for.
     fn parse(query: &str) -> Result<Self, ApiError> {
         let text = |name| query::text(query, name);
-        let time = |name| {
-            text(name).map(|at| at.parse::<Timestamp>()).transpose().map_err(|_| {
-                let problem = "expected a time such as 2026-11-21T08:00:00Z";
-                ApiError::invalid(InvalidKind::Time, name, problem)
-            })
-        };
+        query::check_names(query, &PARAMETERS)?;
         let page = Page::parse(query, "")?;
+        let action = text("action");
+        action.as_deref().map_or(Ok(()), check_action)?;
         Ok(Self {
-            from: time("from")?,
-            to: time("to")?,
+            from: query::time(query, "from")?,
+            to: query::time(query, "to")?,
             actor: text("actor"),
             key: text("key"),
             account: text("account"),
-            action: text("action"),
+            action,
             per_page: page.size(),
             page: page.number,
         })
@@ -249,6 +283,14 @@ mod tests {
         let all = AuditFilter::default;
         for (query, expected) in [
             ("", all()),
+            (
+                "from=2026-11-21&to=2026-11-22",
+                AuditFilter {
+                    from: Some("2026-11-21T00:00:00Z".parse().unwrap()),
+                    to: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+                    ..all()
+                },
+            ),
             ("from=&to=&actor=&key=&account=&action=", all()),
             ("key=7", AuditFilter { key_id: Some(7), ..all() }),
             ("key=key%207", AuditFilter { key_name: Some("key 7".into()), ..all() }),
@@ -271,9 +313,30 @@ mod tests {
         ] {
             assert_eq!(filter(query), expected, "{query}");
         }
+        for (action, expected) in [
+            ("logged", "did you mean `logged in`, `logged out`?"),
+            ("api key Created", "did you mean `API key created`?"),
+            ("API key revokd", "did you mean `API key revoked`?"),
+            ("rotated", "did you mean `API key rotated`, `API key not rotated`?"),
+        ] {
+            let problem = check_action(action).unwrap_err().problem().unwrap();
+            assert_eq!(problem, format!("`{action}` is not an action: {expected}"));
+        }
+        for action in ["key", "x\u{1b}", " "] {
+            let problem = check_action(action).unwrap_err().problem().unwrap();
+            let is_whole =
+                problem.contains("the actions are `API key created`") && problem.contains("`logged in`");
+            assert!(is_whole && problem.contains("`further changes denied`"), "{action}: {problem}");
+        }
+        assert!(actions().all(|action| check_action(action).is_ok()));
         for (query, expected) in [
             ("from=yesterday", "invalid_time"),
-            ("to=2026-11-21", "invalid_time"),
+            ("to=2026-11-31", "invalid_time"),
+            ("to=2026-11-21T08:00:00", "invalid_time"),
+            ("acount=x", "invalid_parameter"),
+            ("x=", "invalid_parameter"),
+            ("action=created", "invalid_parameter"),
+            ("page=0", "invalid_parameter"),
             ("perpage=1001", "invalid_perpage"),
         ] {
             assert_eq!(AuditQuery::parse(query).unwrap_err().reason(), expected, "{query}");

@@ -3,7 +3,8 @@
 //! A body is read member by member, so that an error can name the member at fault.  Member names compare as in Go,
 //! which Grafana is written in: without regard to ASCII case.  Go's decoder also takes `ſ` for `s` and the Kelvin sign
 //! for `k`, and the last of two members with one name.  Both let one body mean two things to two readers, so both are
-//! errors here.  Members of other names are ignored, as Grafana does, in bodies that Grafana has too.
+//! errors here.  In bodies that Grafana has too, members of other names are ignored, as Grafana does: its clients send more
+//! than is known here.  A name that is nearly a known one is a misspelling, and an error everywhere.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,6 +22,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, InvalidKind};
 use super::{MAX_BODY_BYTES, MAX_LINES_BYTES};
+use crate::config::nearest;
 
 /// A JSON body.  As an extractor it takes a [`RequestBody`], or `Option<Json<…>>` where the body may be empty; as a
 /// response it takes whatever serde can serialize.
@@ -36,8 +38,8 @@ pub(super) struct Message {
 pub(super) trait RequestBody: Sized {
     /// The names of its members.
     const MEMBERS: &'static [&'static str];
-    /// Whether a member of another name is an error, because a misspelt one would mean other keys or do something else.
-    /// Not where Grafana takes the same body: its clients send more members than are known here.
+    /// Whether every member of another name is an error.  Not where Grafana takes the same body: its clients send more
+    /// members than are known here.  A name that resembles a known one is an error in any case.
     const IS_STRICT: bool = false;
 
     /// Reads the members.
@@ -191,8 +193,9 @@ impl Members {
             if !names.insert(folded) {
                 return Err(duplicate());
             }
-            if field.is_none() && is_strict {
-                let problem = format!("`{}` is none of {}", shown(&name), known.join(", "));
+            if field.is_none()
+                && let Some(problem) = unknown_name(&name, known, is_strict)
+            {
                 return Err(ApiError::invalid(InvalidKind::UnknownMember, "unknown member", problem));
             }
             let value = value.into_value().map_err(|DuplicateName| duplicate())?;
@@ -299,8 +302,24 @@ impl Members {
     }
 }
 
-/// A name that a client made up, for an answer.
-fn shown(name: &str) -> String {
+/// What is wrong with a name that is none of the known ones; `None` where it is ignored.  It is ignored unless the call is
+/// strict, or the name resembles a known one.
+pub(super) fn unknown_name(name: &str, known: &[&str], is_strict: bool) -> Option<String> {
+    let is_singular =
+        |known: &str| known.strip_suffix("ies").is_some_and(|stem| fold(name) == fold(&format!("{stem}y")));
+    let near = known.iter().copied().find(|known| is_singular(known));
+    let near = near.or_else(|| nearest(name, known.iter().copied()));
+    let list = is_strict.then(|| format!("none of {}", known.join(", ")));
+    match (list, near) {
+        (None, None) => None,
+        (None, Some(near)) => Some(format!("`{}` is not known: did you mean `{near}`?", shown(name))),
+        (Some(list), None) => Some(format!("`{}` is {list}", shown(name))),
+        (Some(list), Some(near)) => Some(format!("`{}` is {list}: did you mean `{near}`?", shown(name))),
+    }
+}
+
+/// A text that a client made up, for an answer.
+pub(super) fn shown(name: &str) -> String {
     let begin: String = name.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect();
     if name.chars().count() > SHOWN_CHARACTERS { format!("{begin}…") } else { begin }
 }
@@ -455,8 +474,10 @@ mod tests {
             (r#"{"secondstolive":60}"#, json!({"secondsToLive": 60})),
             (r#"{"SECONDSTOLIVE":60}"#, json!({"secondsToLive": 60})),
             (r#"{"\u006eame":"a"}"#, json!({"name": "a"})),
-            (r#"{"seconds_to_live":60,"seconds-to-live":1," name":1,"name ":1,"nam":1}"#, json!({})),
+            // What Grafana's clients send besides, or may send.
             (r#"{"unknown":{"a":1},"":null}"#, json!({})),
+            (r#"{"serviceAccountId":1,"orgId":1,"isDisabled":true,"login":"a","uid":"b"}"#, json!({})),
+            (r#"{"expires":1,"avatarUrl":"","teams":[],"tokens":0,"global":true}"#, json!({})),
             // In `actor` names are the client's own and stay as they are.
             (r#"{"actor":{"Team":"x","tEAMs":1}}"#, json!({"actor": {"Team": "x", "tEAMs": 1}})),
             (r#"{"actor":[{"a":1},{"a":2}]}"#, json!({"actor": [{"a": 1}, {"a": 2}]})),
@@ -504,9 +525,38 @@ mod tests {
     }
 
     #[test]
+    fn a_misspelt_member_is_an_error_that_names_the_known_one() {
+        for (written, meant) in [
+            ("secondToLive", "secondsToLive"),
+            ("secondsToLiv", "secondsToLive"),
+            ("seconds_to_live", "secondsToLive"),
+            ("seconds-to-live", "secondsToLive"),
+            ("SecondToLive", "secondsToLive"),
+            ("rol", "role"),
+            ("roles", "role"),
+            ("nam", "name"),
+            (" name", "name"),
+            ("actors", "actor"),
+            ("policy", "policies"),
+            ("polices", "policies"),
+        ] {
+            let text = json!({ "name": "a", written: null }).to_string();
+            let error = Members::parse(text.as_bytes(), &KNOWN, false).err().expect(written);
+            assert_eq!(
+                (error.reason(), error.field()),
+                ("unknown_member", Some("unknown member")),
+                "{written}"
+            );
+            let problem = format!("`{written}` is not known: did you mean `{meant}`?");
+            assert_eq!(error.problem(), Some(problem));
+        }
+    }
+
+    #[test]
     fn an_unknown_member_is_named_where_none_may_be() {
         for (text, expected) in [
             (r#"{"name":"a","overlap":1}"#.to_owned(), "`overlap` is none of name, role".to_owned()),
+            (r#"{"nmae":"a"}"#.to_owned(), "`nmae` is none of name, role: did you mean `name`?".to_owned()),
             (r#"{"a\u0007\u0062":1}"#.to_owned(), "`a\\u{7}b` is none of name, role".to_owned()),
             (format!("{{\"{}\":1}}", "x".repeat(61)), format!("`{}…` is none of name, role", "x".repeat(60))),
         ] {

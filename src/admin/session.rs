@@ -20,6 +20,7 @@ use super::auth::{Manager, Writable};
 use super::body::{Json, Members, RequestBody, parameter};
 use super::error::{ApiError, InvalidKind};
 use super::host::RequestHost;
+use super::query::check_names;
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
 use super::{Admin, auth, with_store_timeout};
 use crate::attributes::{ClientAddress, Encoding, Header, Headers, Http};
@@ -175,6 +176,7 @@ impl<S: Sync> FromRequestParts<S> for PersonQuery {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let query = parts.uri.query().unwrap_or_default();
+        check_names(query, &["user", "source"])?;
         let required = |field| {
             let value = parameter(query, field).filter(|value| !value.is_empty());
             value.ok_or_else(|| ApiError::invalid(InvalidKind::MissingMember, field, "it is required"))

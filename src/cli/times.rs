@@ -1,10 +1,10 @@
 //! Times: how people write them, and how they are shown to people.
 
 use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
+
+use crate::clock::parse_time_or_day;
 
 /// A span of time such as `12h`, in seconds, by the syntax of the admin page.
 pub(super) fn parse_seconds(text: &str) -> Result<i64, &'static str> {
@@ -54,14 +54,8 @@ pub(super) fn parse_instant(text: &str) -> Result<Timestamp, &'static str> {
 fn instant(text: &str, now: Timestamp) -> Result<Timestamp, &'static str> {
     const SYNTAX: &str =
         "write a day such as 2026-11-30, a time such as 2026-11-30T12:00:00Z, or how long ago, such as 7d";
-    if let Ok(at) = text.parse() {
+    if let Some(at) = parse_time_or_day(text) {
         return Ok(at);
-    }
-    // A date with a time and without a zone is none: whose time would it be?
-    if text.len() == "2026-11-30".len()
-        && let Ok(date) = text.parse::<Date>()
-    {
-        return date.to_zoned(TimeZone::UTC).map(|zoned| zoned.timestamp()).map_err(|_| SYNTAX);
     }
     let seconds = parse_seconds(text).map_err(|_| SYNTAX)?;
     let at = now.as_second().checked_sub(seconds).and_then(|second| Timestamp::from_second(second).ok());

@@ -18,6 +18,24 @@ pub const MAX_ROWS: u64 = 1_000_000;
 pub struct Action(pub &'static str);
 
 impl Action {
+    /// All of them, in the order of the documents.
+    pub const ALL: [Self; 14] = [
+        Self::KEY_CREATED,
+        Self::KEY_IMPORTED,
+        Self::KEY_CHANGED,
+        Self::KEY_ROTATED,
+        Self::KEY_REVOKED,
+        Self::KEY_DELETED,
+        Self::KEY_IDLE,
+        Self::ACCOUNT_CREATED,
+        Self::ACCOUNT_CHANGED,
+        Self::ACCOUNT_DELETED,
+        Self::LOGGED_IN,
+        Self::LOGGED_OUT,
+        Self::SESSIONS_ENDED,
+        Self::HISTORY_ACCEPTED,
+    ];
+
     /// A key was created.
     pub const KEY_CREATED: Self = Self("API key created");
     /// A key was imported.

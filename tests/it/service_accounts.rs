@@ -439,6 +439,40 @@ fn who_changed_what_stands_in_the_audit(store: &str) {
     assert_eq!(actions("action=service+account+changed"), ["service account changed"]);
     assert_eq!(actions("action=service%20account%20changed&actor=ed"), [""; 0]);
     assert_eq!(actions("from=2126-01-01T00:00:00Z"), [""; 0]);
+    assert_eq!(
+        (actions("from=2026-01-01&to=2126-01-01"), actions("to=2026-01-01")),
+        (all.map(str::to_owned).to_vec(), vec![])
+    );
+    for (query, field, part) in [
+        (
+            "acount=ci",
+            "unknown parameter",
+            "is none of from, to, actor, key, account, action, perpage, page: did you mean `account`?",
+        ),
+        ("x=1", "unknown parameter", "`x` is none of from, to, actor, key, account, action, perpage, page"),
+        ("action=created", "action", "did you mean `API key created`, `service account created`"),
+        ("action=nothing", "action", "the actions are `API key created`, "),
+        ("from=2026-13-01", "from", "or a day such as 2026-11-30"),
+        ("account=ci&account=cd", "parameter", "`account` appears twice"),
+        ("page=x", "page", "1 or more"),
+    ] {
+        let (status, answer) = api.meet("admin", "GET", &format!("/api/auth/audit?{query}"), Value::Null);
+        assert_eq!((status, &answer["details"][0]["field"]), (400, &json!(field)), "{query}: {answer}");
+        assert!(answer["details"][0]["problem"].as_str().unwrap().contains(part), "{query}: {answer}");
+    }
+    // Lists that Grafana has: its clients send more parameters than are known here.
+    for path in ["/api/auth/keys?", "/api/serviceaccounts/search?"] {
+        for (query, status) in
+            [("accesscontrol=true", 200), ("x=1&_=2", 200), ("perPage=5", 400), ("pagee=2", 400)]
+        {
+            let (found, answer) = api.meet("admin", "GET", &format!("{path}{query}"), Value::Null);
+            assert_eq!(found, status, "{path}{query}: {answer}");
+        }
+    }
+    assert_eq!(api.meet("admin", "GET", "/api/auth/keys/export?x=1", Value::Null).0, 400);
+    let (status, answer) =
+        api.meet("admin", "DELETE", "/api/auth/sessions?user=a&source=config&sourc=x", Value::Null);
+    assert_eq!((status, &answer["details"][0]["field"]), (400, &json!("unknown parameter")), "{answer}");
     assert_eq!(actions("from=2026-01-01T00:00:00Z&to=2126-01-01T00:00:00Z"), all);
     let (total, page) = audit("perpage=2&page=2&to=2126-01-01T00:00:00Z&account=ci");
     assert_eq!((total, page.len(), &page[0]["action"]), (5, 2, &json!("service account changed")));

@@ -25,7 +25,7 @@ const ROWS_OF_STRANGERS: u32 = 1;
 /// The maximum number of kinds of denials of one caller that are distinguished without a separate row.
 const MAX_FOLDS: usize = 10;
 /// The action of the row that stands for all others.
-const FURTHER_DENIALS: &str = "further changes denied";
+pub(super) const FURTHER_DENIALS: &str = "further changes denied";
 /// The minute.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The maximum number of callers, and of kinds of denials of unauthenticated callers, that are distinguished at a time.

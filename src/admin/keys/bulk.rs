@@ -14,6 +14,7 @@ use crate::admin::audit::ChangeAttempt;
 use crate::admin::auth::{Manager, Writable};
 use crate::admin::body::{Json, Members, RequestBody};
 use crate::admin::error::{ApiError, InvalidKind};
+use crate::admin::query::parse_time;
 use crate::admin::responses::{BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::Privileges;
@@ -29,8 +30,8 @@ const LINES_AT_ONCE: usize = 500;
 pub(in crate::admin) struct RevocationBody {
     /// Made by the actor of this id.
     created_by: Option<String>,
-    /// Made at this instant or later.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    /// Made at this instant or later: RFC 3339, or a day, which begins at midnight UTC.
+    #[schema(value_type = Option<String>)]
     created_since: Option<Timestamp>,
     /// Of the service account of this name or id.
     account: Option<String>,
@@ -85,15 +86,6 @@ impl RequestBody for RevocationBody {
         }
         Ok(Self { created_by, created_since, account, owner, unused_for_seconds, name_pattern, dry_run })
     }
-}
-
-/// An instant of RFC 3339.
-///
-/// # Errors
-/// 400.
-pub(super) fn parse_time(text: &str, field: &'static str) -> Result<Timestamp, ApiError> {
-    let problem = "expected an instant such as 2026-11-30T00:00:00Z (RFC 3339)";
-    text.parse().map_err(|_| ApiError::invalid(InvalidKind::Time, field, problem))
 }
 
 /// Revoke many keys at once

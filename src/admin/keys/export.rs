@@ -12,6 +12,7 @@ use super::import::KeyLine;
 use super::stream::{self, KeyWriter, Pages};
 use crate::admin::auth::Manager;
 use crate::admin::error::ApiError;
+use crate::admin::query::NoParameters;
 use crate::admin::responses::{CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::store::LIST_PAGE;
@@ -84,6 +85,7 @@ impl<'k> ExportedKey<'k> {
 pub(in crate::admin) async fn export(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
+    _: NoParameters,
 ) -> Result<Response, ApiError> {
     manager.check_role(Role::Admin)?;
     let permit = admin.list_permit().await?;

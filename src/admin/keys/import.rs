@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use tokio::task::yield_now;
 use utoipa::ToSchema;
 
-use super::bulk::parse_time;
 use super::create::unknown_account;
 use super::find::read_digest;
 use super::rules::{
@@ -22,6 +21,7 @@ use crate::admin::audit::{ChangeAttempt, actor_id};
 use crate::admin::auth::{Manager, Writable};
 use crate::admin::body::{Json, JsonLines, Members, RequestBody};
 use crate::admin::error::{ApiError, InvalidKind};
+use crate::admin::query::parse_time;
 use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::audit::Action;

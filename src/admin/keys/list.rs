@@ -70,10 +70,28 @@ pub(in crate::admin) struct ListQuery {
     page: u64,
 }
 
+/// The parameters of the query.
+const PARAMETERS: [&str; 12] = [
+    "includeExpired",
+    "query",
+    "role",
+    "account",
+    "owner",
+    "kind",
+    "createdBy",
+    "expiringSeconds",
+    "unusedSeconds",
+    "sort",
+    "perpage",
+    "page",
+];
+
 impl ListQuery {
     /// # Errors
-    /// 400: `perpage` is no size of a page, or a parameter that Grafana does not have cannot be read.
+    /// 400: `perpage` is no size of a page, a parameter that Grafana does not have cannot be read, or the name of one is
+    /// nearly a known one.
     pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
+        query::check_names_as_grafana(query, &PARAMETERS)?;
         let text = |name| query::text(query, name);
         let page = Page::parse(query, "; without it the list is whole")?;
         let seconds = |name| {
@@ -264,6 +282,9 @@ mod tests {
     #[test]
     fn a_parameter_that_cannot_be_read_is_named() {
         for (query, field) in [
+            ("includeexpired=true", "unknown parameter"),
+            ("acount=ci", "unknown parameter"),
+            ("page=0", "page"),
             ("kind=nobody", "kind"),
             ("role=viewer", "role"),
             ("expiringSeconds=1d", "expiringSeconds"),
@@ -281,5 +302,6 @@ mod tests {
         assert_eq!((query.kind, query.role, query.query), (Some(OwnerKind::None), Some(Role::Admin), None));
         assert_eq!(query.owner.as_deref(), Some("a b"));
         assert!(ListQuery::parse("sort=name").is_ok());
+        assert!(ListQuery::parse("accesscontrol=true&limit=10").is_ok(), "as clients of Grafana send");
     }
 }
