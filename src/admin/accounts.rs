@@ -371,8 +371,8 @@ pub(super) async fn delete(
     let end_check = |privileges: &Privileges<'_>| manager.check_end(privileges);
     let author = manager.author(&attempt);
     let deleted = admin.keys.delete_account(account.id, &author, &end_check);
-    let (account, _) = with_store_timeout(deleted).await??;
-    attempt.log_account_change(Action::ACCOUNT_DELETED, manager.principal(), Some(&account), None);
+    let (account, keys) = with_store_timeout(deleted).await??;
+    attempt.log_deleted_account(manager.principal(), &account, keys);
     Ok(Json(Message { message: "Service account deleted" }))
 }
 

@@ -259,6 +259,23 @@ impl ChangeAttempt {
         );
     }
 
+    /// Logs that a service account was deleted, and how many keys with it.
+    pub(super) fn log_deleted_account(&self, manager: &Principal, account: &Account, keys: usize) {
+        let Action(message) = Action::ACCOUNT_DELETED;
+        tracing::info!(
+            target: TARGET,
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
+            address = &*self.0.address,
+            account.id = account.id,
+            account.name = account.name,
+            account.role = account.role.as_str(),
+            before = account_state(account).to_string(),
+            deleted_keys = keys,
+            "{message}"
+        );
+    }
+
     /// Logs that the history of the store was accepted.
     pub(super) fn log_accepted_history(&self, manager: &Principal) {
         tracing::info!(

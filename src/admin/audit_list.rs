@@ -82,7 +82,8 @@ pub(super) struct AuditEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
-    /// The number of events of a kind that the entry represents; left out for one
+    /// For a denial: the number of denials that the entry stands for, left out for one. For a deleted service account: the
+    /// number of keys that were deleted with it. For ended sessions: the number of log-ins that ended
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     count: Option<i64>,

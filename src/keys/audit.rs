@@ -99,7 +99,7 @@ pub struct NewAuditRow {
     pub status: Option<u16>,
     /// The reason of the denial, one word.
     pub reason: Option<String>,
-    /// How many events of a kind the row represents; `None`: one.
+    /// Of a denial: how many the row represents; `None`: one.  Of a deleted account: its keys.  Of ended sessions: log-ins.
     pub count: Option<i64>,
 }
 
@@ -192,7 +192,7 @@ impl NewAuditRow {
         self
     }
 
-    /// The same for this number of events of a kind.
+    /// The same with a number of what it is about.
     #[must_use]
     pub fn count(mut self, count: usize) -> Self {
         self.count = Some(i64::try_from(count).unwrap_or(i64::MAX));

@@ -74,9 +74,18 @@ function draw(rows, total, wanted) {
 // A name that shows all that is known of it when it is clicked on.
 const link = (name, view, wanted) => make('a', { href: address(view, wanted) }, named(name));
 
+// What the entry counts.
+function counted({ action, count }) {
+  const some = (one) => `${count.toLocaleString('en')} ${one}${count === 1 ? '' : 's'}`;
+  if (count === undefined) return '';
+  if (action === 'service account deleted') return `, and ${some('key')} with it`;
+  if (action === 'sessions ended') return `: ${some('log-in')}`;
+  return count > 1 ? ` ${some('time')}` : '';
+}
+
 function row(entry) {
   const isDenied = entry.status !== undefined && entry.status >= 400;
-  const count = entry.count > 1 ? ` ${entry.count.toLocaleString('en')} times` : '';
+  const count = counted(entry);
   const why = [entry.reason, entry.status].filter(Boolean).join(', ');
   return make('tr', { role: 'row', 'data-id': entry.id, ...(isDenied ? { class: 'denied' } : {}) },
     make('th', { role: 'rowheader', scope: 'row' }, make('div', {}, `${entry.action}${count}`),

@@ -161,6 +161,16 @@ impl AuditRow {
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
+    /// What the row counts.
+    fn counted(&self) -> Option<String> {
+        match (self.action.as_str(), self.count?) {
+            ("service account deleted", keys) => Some(format!("{} deleted with it", plural(keys, "key"))),
+            ("sessions ended", log_ins) => Some(plural(log_ins, "log-in")),
+            (_, 1) => None,
+            (_, times) => Some(format!("{times} times")),
+        }
+    }
+
     /// What changed, or why it was denied, and how often.
     fn what(&self) -> String {
         let changes = changes(self.before.as_ref(), self.after.as_ref());
@@ -170,9 +180,13 @@ impl AuditRow {
             (Some(reason), None) => Some(reason.clone()),
             (None, status) => status,
         };
-        let count = self.count.filter(|count| *count != 1).map(|count| format!("{count} times"));
-        [denial, changes, count].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        [denial, changes, self.counted()].into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
+}
+
+/// "1 key", "2 keys".
+fn plural(count: u64, one: &str) -> String {
+    if count == 1 { format!("{count} {one}") } else { format!("{count} {one}s") }
 }
 
 /// The members that differ, each with its value before and after.
@@ -226,6 +240,18 @@ mod tests {
             ),
             "2026-11-30 12:00:01 UTC|API key not created|eve|||Permission denied (403); 10 times"
         );
+        for (count, expected) in [(0, "0 keys deleted"), (1, "1 key deleted"), (2, "2 keys deleted")] {
+            let row = format!(
+                r#"{{"id": 9, "at": "2026-11-30T12:00:01Z", "action": "service account deleted", "by": "root",
+                    "accountId": 2, "accountName": "robots", "before": {{"role": "Viewer"}}, "count": {count}}}"#
+            );
+            let expected = format!(
+                "2026-11-30 12:00:01 UTC|service account deleted|root||account 2 robots|role: Viewer; {expected} with it"
+            );
+            assert_eq!(cells(&row), expected);
+        }
+        let ended = r#"{"id": 9, "at": "2026-11-30T12:00:01Z", "action": "sessions ended", "user": "ann", "count": 2}"#;
+        assert_eq!(cells(ended), "2026-11-30 12:00:01 UTC|sessions ended|||ann|2 log-ins");
         assert_eq!(
             cells(
                 r#"{"id": 9, "at": "2026-11-30T12:00:01Z", "action": "sessions ended", "user": "ann\u001b",
