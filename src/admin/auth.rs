@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::address::ClientText;
 use super::audit::{ChangeAttempt, actor_id};
-use super::error::{ApiError, InvalidKind};
+use super::error::{ApiError, InvalidKind, MissingRight, OwnRole};
 use super::grant;
 use super::host::HostKind;
 use super::{Admin, host};
@@ -58,7 +58,7 @@ impl Caller {
     /// # Errors
     /// 403: the caller is restricted.
     pub fn check_unrestricted(&self) -> Result<(), ApiError> {
-        if self.0.policies.is_some() { Err(DenyReason::NotAdmitted.into()) } else { Ok(()) }
+        if self.0.policies.is_some() { Err(MissingRight::Unrestricted.into()) } else { Ok(()) }
     }
 }
 
@@ -92,7 +92,7 @@ impl FromRequestParts<Arc<Admin>> for Manager {
     async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
         let caller = Caller::from_request_parts(parts, admin).await?;
         match Self::admitted(caller, &admin.authorizer.snapshot())? {
-            Self { sees_only: Some(_), .. } => Err(DenyReason::NotAdmitted.into()),
+            Self { sees_only: Some(_), .. } => Err(MissingRight::ManageAllKeys.into()),
             manager => Ok(manager),
         }
     }
@@ -115,15 +115,15 @@ impl Manager {
     pub fn admitted(caller: Caller, snapshot: &Snapshot) -> Result<Self, ApiError> {
         // Managing keys is under no policy, and a manager could create a key without the restriction.
         caller.check_unrestricted()?;
-        let rules = snapshot.admin.as_ref().ok_or(DenyReason::NotAdmitted)?;
+        let rules = snapshot.admin.as_ref().ok_or(MissingRight::ManageKeys)?;
         if rules.allow.admit(Some(Arc::clone(&caller.0))).is_ok() {
             return Ok(Self { caller, sees_only: None });
         }
         // A key or a token cannot own a key.
         let Some(person) = &caller.0.person else {
-            return Err(DenyReason::NotAdmitted.into());
+            return Err(MissingRight::ManageKeys.into());
         };
-        rules.self_service.admit(Some(Arc::clone(&caller.0))).map_err(DenyReason::from)?;
+        rules.self_service.admit(Some(Arc::clone(&caller.0))).map_err(|_| MissingRight::ManageKeys)?;
         let sees_only = Some(person.id.clone());
         Ok(Self { caller, sees_only })
     }
@@ -171,7 +171,12 @@ impl Manager {
     /// # Errors
     /// 403: it is below, or the manager has no role.
     pub fn check_role(&self, role: Role) -> Result<(), ApiError> {
-        if self.role() >= Some(role) { Ok(()) } else { Err(DenyReason::NotAdmitted.into()) }
+        let own = self.role();
+        if own >= Some(role) {
+            Ok(())
+        } else {
+            Err(MissingRight::Role { needed: role.as_str(), own: OwnRole(own) }.into())
+        }
     }
 
     /// Checks that the manager grants nothing that they do not have themselves.

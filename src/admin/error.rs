@@ -1,16 +1,19 @@
 //! Errors of the admin API.
 //!
 //! Every handler and extractor fails with an [`ApiError`].  It defines the response: a status, a body `{"message": …}`
-//! and, where a member of the request's body is at fault, `"details": [{"field": …, "problem": …}]`.  No text of it
-//! holds anything that the client sent.
+//! and, where a member of the request's body or a missing right of the caller is the cause,
+//! `"details": [{"field": …, "problem": …}]`.  Of the request, a text holds at most an escaped name.
 //!
 //! | error | used for |
 //! | --- | --- |
 //! | [`ApiError`] | every failed request; the variants say which |
 //! | [`InvalidMember`] | a member of the request's body that breaks a rule; it becomes [`ApiError::Invalid`] |
-//! | [`DenyReason`] | a caller who is not authenticated or not admitted, as in a Check; it becomes [`ApiError::Denied`] |
+//! | [`MissingRight`] | a known caller who may not do it; it becomes [`ApiError::Forbidden`] |
+//! | [`DenyReason`] | a caller who is not authenticated, as in a Check; it becomes [`ApiError::Denied`] |
 //! | [`ExceedsGrant`] | a key that can do more than its manager; it becomes one of the two above |
 //! | [`ChangeError`], [`StoreError`] | calls of the key store; a [`StoreError`] is kept as the source |
+
+use std::fmt;
 
 use axum::Extension;
 use axum::http::StatusCode;
@@ -20,9 +23,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::deny_reason::DenyReason;
-use crate::keys::ExceedsGrant;
 use crate::keys::edit::EditProblem;
 use crate::keys::store::{ChangeError, ImportError, StoreError};
+use crate::keys::{ExceedsGrant, Role};
 
 /// Why a request fails.  The text is the response's `message`, which is Grafana's where Grafana has one.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,9 @@ pub enum ApiError {
     /// A Check with the same credential would be denied, too: the status and the message are the same.
     #[error("{}", .0.details().message)]
     Denied(DenyReason),
+    /// The caller is known, and lacks a right.  The status and the message are those of a Check that is not admitted.
+    #[error("{}", DenyReason::NotAdmitted.details().message)]
+    Forbidden(#[source] MissingRight),
     /// The body is missing, or is not a JSON object.
     #[error("bad request data")]
     Malformed,
@@ -144,6 +150,7 @@ impl ApiError {
                 let status = StatusCode::from_u16(deny_reason.details().status);
                 (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), deny_reason.as_str())
             }
+            Self::Forbidden(_) => Self::Denied(DenyReason::NotAdmitted).answer(),
             Self::Malformed => (StatusCode::BAD_REQUEST, "malformed"),
             Self::Invalid(invalid) => {
                 let (status, _, reason) = invalid.kind.answer();
@@ -191,10 +198,11 @@ impl ApiError {
         self.answer().1
     }
 
-    /// The member of the body that is at fault, and the problem.
+    /// The member of the body that is at fault, or the caller who lacks a right, and the problem.
     fn details(&self) -> Option<Detail> {
         match self {
             Self::Invalid(invalid) => Some(Detail { field: invalid.field, problem: invalid.problem.clone() }),
+            Self::Forbidden(right) => Some(Detail { field: "caller", problem: right.to_string() }),
             Self::NameTaken => {
                 let problem = "a live key of the same owner has this name".to_owned();
                 Some(Detail { field: "name", problem })
@@ -246,6 +254,54 @@ impl ApiError {
     #[cfg(test)]
     pub(super) fn problem(&self) -> Option<String> {
         self.details().map(|detail| detail.problem)
+    }
+}
+
+/// The right that a caller lacks.  The texts say only what the caller may know: settings by name but not their values, and
+/// the caller's own role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MissingRight {
+    /// Neither of the allow blocks that name managers of keys admits the caller.
+    #[error("you may not manage API keys: neither admin.allow nor admin.self_service admits you")]
+    ManageKeys,
+    /// The caller may manage keys of their own alone.
+    #[error("you may manage only your own keys: admin.allow does not admit you")]
+    ManageAllKeys,
+    /// `admin.introspect` does not admit the caller.
+    #[error("you may not ask about tokens: admin.introspect does not admit you")]
+    Introspect,
+    /// The caller's key is restricted to policies.
+    #[error("your key is restricted to policies, and such a key cannot use this API")]
+    Unrestricted,
+    /// The caller's role is too low.
+    #[error("this needs the role {needed}, and you have {own}")]
+    Role {
+        /// The lowest role that suffices.
+        needed: &'static str,
+        /// The caller's.
+        own: OwnRole,
+    },
+    /// What is granted or ended exceeds what the caller has.
+    #[error("{0}")]
+    Grant(ExceedsGrant),
+}
+
+/// The role of a caller, in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnRole(pub Option<Role>);
+
+impl fmt::Display for OwnRole {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => formatter.write_str("no role"),
+            Some(role) => write!(formatter, "the role {}", role.as_str()),
+        }
+    }
+}
+
+impl From<MissingRight> for ApiError {
+    fn from(right: MissingRight) -> Self {
+        Self::Forbidden(right)
     }
 }
 
@@ -414,12 +470,13 @@ impl InvalidKind {
 #[schema(as = Error)]
 pub(super) struct ErrorBody {
     message: String,
-    /// The members of the body that are at fault; left out when none is.
+    /// The members of the body, or the parameters, that are at fault, or as `caller` the right that the caller lacks; left
+    /// out when there is nothing to say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<Detail>,
 }
 
-/// A member of the request's body that is at fault.
+/// What is at fault.
 #[derive(Serialize, ToSchema)]
 struct Detail {
     field: &'static str,
@@ -463,7 +520,7 @@ impl From<ExceedsGrant> for ApiError {
     fn from(excess: ExceedsGrant) -> Self {
         let invalid = |kind, field| Self::invalid(kind, field, excess.to_string());
         match excess {
-            ExceedsGrant::Role => DenyReason::NotAdmitted.into(),
+            ExceedsGrant::Role => MissingRight::Grant(excess).into(),
             ExceedsGrant::Member => invalid(InvalidKind::MemberNotOwn, "actor"),
             ExceedsGrant::Name => invalid(InvalidKind::NameInPolicy, "name"),
             ExceedsGrant::Owner => invalid(InvalidKind::NotOwner, "owner"),

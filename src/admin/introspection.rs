@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::audit::actor_id;
 use super::auth::Caller;
 use super::body::{Json, has_media_type};
-use super::error::{ApiError, InvalidKind};
+use super::error::{ApiError, InvalidKind, MissingRight};
 use super::responses::{BodyErrors, CallerErrors, PermissionErrors, TooManyErrors};
 use super::{Admin, MAX_BODY_BYTES};
 use crate::clock::Clock;
@@ -159,8 +159,8 @@ impl FromRequestParts<Arc<Admin>> for Introspector {
         let caller = Caller::from_request_parts(parts, admin).await?;
         caller.check_unrestricted()?;
         let snapshot = admin.authorizer.snapshot();
-        let rules = snapshot.admin.as_ref().ok_or(DenyReason::NotAdmitted)?;
-        rules.introspect.admit(Some(caller.shared())).map_err(DenyReason::from)?;
+        let rules = snapshot.admin.as_ref().ok_or(MissingRight::Introspect)?;
+        rules.introspect.admit(Some(caller.shared())).map_err(|_| MissingRight::Introspect)?;
         Ok(Self(caller))
     }
 }

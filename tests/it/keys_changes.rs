@@ -622,8 +622,8 @@ fn people_have_keys_of_their_own_and_see_no_others() {
 
         // Nothing above themselves.
         for (body, status, field) in [
-            (json!({"name": "x", "role": "Editor"}), 403, None),
-            (json!({"name": "x", "role": "Admin"}), 403, None),
+            (json!({"name": "x", "role": "Editor"}), 403, Some("caller")),
+            (json!({"name": "x", "role": "Admin"}), 403, Some("caller")),
             (json!({"name": "x", "account": "ci"}), 403, Some("owner")),
             (json!({"name": "x", "actor": {"team": "ops"}}), 400, Some("actor")),
             (json!({"name": "x", "policies": ["none"]}), 400, Some("policies")),

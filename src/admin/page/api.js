@@ -13,9 +13,12 @@ const IN_WORDS = new Map([
 // A response other than 2xx, or no response.
 class Denied extends Error {
   constructor(status, message, details) {
-    super(IN_WORDS.get(message) ?? message);
+    const all = Array.isArray(details) ? details : [];
+    // The right that the caller lacks.
+    const caller = all.find((one) => one.field === 'caller');
+    super(IN_WORDS.get(message) ?? (caller ? `${message}: ${caller.problem}.` : message));
     this.status = status;
-    this.details = Array.isArray(details) ? details : [];
+    this.details = all;
   }
 
   // The problem with a member of the request, as a sentence.

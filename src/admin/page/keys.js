@@ -88,7 +88,7 @@ export async function load() {
       $('nothing').prepend(make('p', {}, unknown));
       return;
     }
-    showProblem(denied.status === 403 ? `${denied.message}: you may not manage API keys.` : denied.message);
+    showProblem(denied.message);
     if (denied.status === 403) clear();
   }
 }

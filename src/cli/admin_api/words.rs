@@ -37,7 +37,13 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("createdSince", "--created-since"),
     ("unusedForSeconds", "--unused-for"),
     ("namePattern", "--name-pattern"),
+    ("action", "--action"),
+    ("from", "--from"),
+    ("to", "--to"),
 ];
+
+/// The field of a detail that names the missing right of the caller.
+const CALLER: &str = "caller";
 
 /// Phrases of the API in problems, and their form on the command line.
 const PROBLEMS: &[(&str, &str)] = &[
@@ -76,16 +82,19 @@ impl ApiAnswer {
             PROBLEMS.iter().fold(problem, |problem, (theirs, ours)| problem.replace(theirs, ours))
         };
         self.text(self.details.iter().map(|ApiDetail { field, problem }| {
-            format!("{}: {}", argument(field), in_words(without_field(field, problem).to_owned()))
+            let problem = in_words(without_field(field, problem).to_owned());
+            // What the caller lacks is no argument.
+            if field == CALLER { problem } else { format!("{}: {problem}", argument(field)) }
         }))
     }
 
     /// The text for a user who wrote the members.
     pub fn in_words_of_the_api(&self) -> String {
         let details = self.details.iter();
-        self.text(
-            details.map(|ApiDetail { field, problem }| format!("{field}: {}", without_field(field, problem))),
-        )
+        self.text(details.map(|ApiDetail { field, problem }| match without_field(field, problem) {
+            problem if field == CALLER => problem.to_owned(),
+            problem => format!("{field}: {problem}"),
+        }))
     }
 
     /// The number of the line that is at fault, from 1, where a body of lines was sent, and what is wrong with it.
@@ -94,7 +103,11 @@ impl ApiAnswer {
         let (number, problem) = problem.strip_prefix("line ")?.split_once(": ")?;
         let number = number.parse().ok()?;
         // A line without a member at fault has the message alone.
-        let detail = (field != "line").then(|| format!("{field}: {}", without_field(field, problem)));
+        let detail = match field.as_str() {
+            "line" => None,
+            CALLER => Some(problem.to_owned()),
+            field => Some(format!("{field}: {}", without_field(field, problem))),
+        };
         Some((number, self.text(detail.into_iter())))
     }
 
@@ -143,6 +156,11 @@ mod tests {
             "bad request data; secondsToLive: expected at most 3600 (keys.max_seconds_to_live); \
              role: expected Viewer, Editor or Admin (400)"
         );
+        let low =
+            answer("Permission denied", &[("caller", "this needs the role Admin, and you have no role")]);
+        for text in [low.in_words_of_the_command_line(), low.in_words_of_the_api()] {
+            assert_eq!(text, "Permission denied; this needs the role Admin, and you have no role (400)");
+        }
         let full = answer("api_key Quota reached", &[]).in_words_of_the_command_line();
         assert!(full.contains("raise keys.max in"), "{full}");
         assert_eq!(answer("a", &[("b", "c\u{1b}")]).in_words_of_the_command_line(), "a; b: c\\u{1b} (400)");
