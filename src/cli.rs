@@ -38,7 +38,7 @@ use self::init::InitError;
 use self::input::read_secret;
 pub use self::input::{Input, InputError};
 use self::keys::KeysError;
-use self::terminal::{escape_controls, print_note};
+use self::terminal::{escape_controls, in_shell, print_note};
 use crate::app::ServeError;
 use crate::config::{Config, Errors, Startup};
 use crate::file_problem::Unwritable;

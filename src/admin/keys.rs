@@ -32,6 +32,7 @@ use crate::secret::Secret;
 
 /// A key with its token, which no other response holds.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = Created)]
 pub(super) struct IssuedKey {
     id: i64,
@@ -41,12 +42,17 @@ pub(super) struct IssuedKey {
     #[serde(serialize_with = "expose")]
     #[schema(value_type = String)]
     key: Secret,
+    /// Of a rotated key: until when the token works that it had before. Left out when that one is denied at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    old_secret_until: Option<String>,
 }
 
 impl IssuedKey {
     /// A key and its token.
     pub(super) fn new(key: &Key, secret: Secret) -> Self {
-        Self { id: key.id, name: key.name.clone(), key: secret }
+        let old_secret_until = key.previous_until.map(|at| at.to_string());
+        Self { id: key.id, name: key.name.clone(), key: secret, old_secret_until }
     }
 }
 

@@ -17,11 +17,15 @@ mod transfer;
 
 use clap::{Args, Subcommand};
 use http::Method;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
+pub(in crate::cli) use self::create::taken_name_advice;
 pub use self::error::KeysError;
+pub(in crate::cli) use self::key::short_denial;
 use super::admin_api::{Body, KEYS, Life, Response, ServerArgs};
+use super::times::{time_and_distance, timestamp};
 use super::{AdminApi, CliError, escape_controls, print_note, print_token};
 use crate::secret::Secret;
 
@@ -97,7 +101,7 @@ impl AcceptHistoryArgs {
         let api = self.server.open().map_err(KeysError::from)?;
         let path = format!("{KEYS}/accept-history");
         let response = api.call(Method::POST, &path, Body::Json(&json!({}))).map_err(KeysError::from)?;
-        change::print_message(&api, &response, None)
+        change::print_message(&api, &response)
     }
 }
 
@@ -112,12 +116,28 @@ struct IssuedKey {
     id: i64,
     name: String,
     key: String,
+    /// Of a rotated key: until when its old token works.  A server of an older version leaves it out.
+    #[serde(default, rename = "oldSecretUntil", deserialize_with = "timestamp")]
+    old_secret_until: Option<Timestamp>,
+}
+
+/// What was done to a key whose token is shown.
+#[derive(Debug, Clone, Copy)]
+enum Issue {
+    /// It was created, with this life.
+    Created(Life),
+    /// Its token was replaced by another one; the old one works on if that was asked for.
+    Rotated { with_overlap: bool },
 }
 
 /// Prints the token alone to standard output, so that it can be piped, and the rest to standard error: what was done, and
-/// until when the key works where that is known.
-fn print_issued(api: &AdminApi, response: &Response, done: &str, life: Option<Life>) -> Result<(), CliError> {
-    let IssuedKey { id, name, key } = response.parse().map_err(KeysError::from)?;
+/// until when the key, or its old token, works.
+fn print_issued(api: &AdminApi, response: &Response, issue: Issue) -> Result<(), CliError> {
+    let IssuedKey { id, name, key, old_secret_until } = response.parse().map_err(KeysError::from)?;
+    let done = match issue {
+        Issue::Created(_) => "created",
+        Issue::Rotated { .. } => "rotated",
+    };
     let (name, key) = (escape_controls(&name), Secret::new(key));
     let lost = || {
         format!(
@@ -127,7 +147,19 @@ fn print_issued(api: &AdminApi, response: &Response, done: &str, life: Option<Li
     if api.wants_json() {
         return print_token(&response.to_line(), lost);
     }
-    let life = life.map(|life| format!("{}  ", life.sentence())).unwrap_or_default();
-    print_note(&format!("Key {id}, {name}, is {done}.  {life}Its token is shown this once:"));
+    let (until, token) = match (issue, old_secret_until) {
+        (Issue::Created(life), _) => (life.sentence(), "Its token"),
+        (Issue::Rotated { .. }, Some(at)) => {
+            let at = time_and_distance(Timestamp::now(), at);
+            (format!("Its old token works until {at}."), "Its new token")
+        }
+        (Issue::Rotated { with_overlap: false }, None) => {
+            ("Its old token is denied from now on.".to_owned(), "Its new token")
+        }
+        (Issue::Rotated { with_overlap: true }, None) => {
+            (format!("`keys show {id}` says how long its old token works."), "Its new token")
+        }
+    };
+    print_note(&format!("Key {id}, {name}, is {done}.  {until}  {token} is shown this once:"));
     print_token(&format!("{}\n", key.expose()), lost)
 }

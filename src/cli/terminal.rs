@@ -2,6 +2,17 @@
 
 use std::io::Write;
 
+/// A text as one word of a shell's command, for a message.
+pub(super) fn in_shell(text: &str) -> String {
+    let is_plain = |char: char| char.is_alphanumeric() || matches!(char, '_' | '.' | '/' | ':' | '@' | '-');
+    let text = escape_controls(text);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
+        return text;
+    }
+    let dashes = if text.starts_with('-') { "-- " } else { "" };
+    format!("{dashes}'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Escapes the control characters of a text from the server: a terminal would obey them.
 pub(super) fn escape_controls(text: &str) -> String {
     let is_control = |char: char| {

@@ -90,6 +90,15 @@ fn an_account_and_its_tokens_live_and_end() {
     );
     assert!(!passes(&server, "/", &token.stdout) && !passes(&server, "/", &other.stdout));
     assert_eq!(rows(&accounts(admin, &["list", "--disabled"]).stdout).len(), 1);
+    for list in [
+        accounts(admin, &["tokens", "robots"]),
+        keys(admin, &["list", "--account", "robots"]),
+        keys(admin, &["list", "--account", "robots", "--sort", "created"]),
+    ] {
+        let rows = rows(&list.stdout);
+        assert_eq!(rows.len(), 2, "{list:?}");
+        assert!(rows.iter().all(|row| row.contains("denied: account disabled")), "{list:?}");
+    }
     assert_eq!(accounts(admin, &["enable", "robots"]).code(), Some(0));
     assert!(passes(&server, "/", &token.stdout));
 
@@ -144,6 +153,9 @@ fn accounts_are_named_by_name_or_id_and_several_at_once() {
     assert!(token.code() == Some(0) && token.stderr.contains("(in 3 months).  It is shown"), "{token:?}");
     let endless = accounts(admin, &["create-token", "a", "endless", "--no-expiry"]);
     assert!(endless.code() == Some(0) && endless.stderr.contains("It never expires."), "{endless:?}");
+    let taken = accounts(admin, &["create-token", "a", "ci"]);
+    let advice = "(400): `keys rotate a/ci` gives that key a new token, `keys revoke a/ci` ends it and frees the name\n";
+    assert!(taken.code() == Some(1) && taken.stderr.ends_with(advice), "{taken:?}");
     let mistyped = accounts(admin, &["delete-token", "a", "ci", "999"]);
     assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
     assert!(
@@ -184,7 +196,11 @@ fn a_name_that_fits_several_keys_is_an_error_that_lists_them() {
     for part in ["a/ci, of the account a, live", "b/ci, of the account b, live", "ci, no owner, live"] {
         assert!(several.stderr.contains(part), "{part}: {several:?}");
     }
-    assert_eq!(keys(admin, &["revoke", "b/ci"]).stdout, "API key revoked\n");
+    let taken = keys(admin, &["create", "ci", "--account", "a"]);
+    let advice = "`keys rotate a/ci` gives that key a new token, `keys revoke a/ci` ends it";
+    assert!(taken.code() == Some(1) && taken.stderr.contains(advice), "{taken:?}");
+    let revoked = keys(admin, &["revoke", "b/ci"]).stdout;
+    assert!(revoked.ends_with(", b/ci, is revoked.\n"), "{revoked}");
     let left: Vec<Value> = serde_json::from_str(&keys(admin, &["list", "--json"]).stdout).expect("JSON");
     let left: Vec<_> = left.iter().map(|key| key["account"].as_str()).collect();
     assert!(left.len() == 2 && left.contains(&Some("a")) && left.contains(&None), "{left:?}");
@@ -192,7 +208,7 @@ fn a_name_that_fits_several_keys_is_an_error_that_lists_them() {
 
 #[test]
 fn the_audit_tells_who_did_what_and_who_tried_to() {
-    let (_server, admin) = start();
+    let (server, admin) = start();
     let editor = keys(admin, &["create", "editor", "--role", "Editor"]);
     assert_eq!(keys(admin, &["edit", "editor", "--description", "for tests"]).code(), Some(0));
     assert_eq!(keys(admin, &["create", "ci", "--role", "Viewer"]).code(), Some(0));
@@ -232,4 +248,18 @@ fn the_audit_tells_who_did_what_and_who_tried_to() {
     let json = audit(&["--json"]).stdout;
     let first: Value = serde_json::from_str(json.lines().next().unwrap()).expect("JSON");
     assert_eq!((json.lines().count(), &first["action"]), (4, &"API key not created".into()));
+
+    // The keys of a deleted account are counted in its row.
+    assert_eq!(accounts(admin, &["create", "robots"]).code(), Some(0));
+    for name in ["one", "two"] {
+        assert_eq!(accounts(admin, &["create-token", "robots", name]).code(), Some(0));
+    }
+    assert_eq!(accounts(admin, &["delete", "robots"]).code(), Some(0));
+    let deleted = audit(&["--action", "service account deleted"]).stdout;
+    assert!(deleted.contains("2 keys deleted with it") && !deleted.contains("times"), "{deleted}");
+    let line = server.log().wait_for("the audit line", |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "service account deleted").then_some(line)
+    });
+    assert_eq!((&line["account.name"], &line["deleted_keys"]), (&"robots".into(), &2.into()), "{line}");
 }

@@ -84,17 +84,24 @@ fn a_key_is_created_piped_listed_rotated_revoked_and_deleted() {
     let rotated = keys(admin, &["rotate", &id, "--overlap", "1h"]);
     assert_eq!(rotated.code(), Some(0), "{rotated:?}");
     assert_ne!(rotated.stdout, created.stdout);
+    let note = format!("Key {id}, ci deploys, is rotated.  Its old token works until ");
+    assert!(rotated.stderr.starts_with(&note) && rotated.stderr.contains("(in 1 hour)."), "{rotated:?}");
     assert_eq!(refused(&server, "/", token), None, "the old one overlaps");
     assert_eq!(refused(&server, "/", &rotated.stdout), None);
 
     let revoked = keys(admin, &["revoke", &id]);
-    assert_eq!((revoked.code(), revoked.stdout.as_str()), (Some(0), "API key revoked\n"), "{revoked:?}");
+    let said = format!("Key {id}, ci deploys, is revoked.\n");
+    assert_eq!((revoked.code(), revoked.stdout), (Some(0), said));
+    let again = keys(admin, &["revoke", "ci deploys"]);
+    let said = format!("Key {id}, ci deploys, was revoked before by root, ");
+    assert!(again.code() == Some(0) && again.stdout.starts_with(&said), "{again:?}");
     assert!(refused(&server, "/", &rotated.stdout).is_some_and(|body| body.contains("Revoked API key")));
     assert_eq!(keys(admin, &["list"]).stdout, "No keys.\n");
     assert!(keys(admin, &["list", "--expired"]).stdout.contains("revoked"));
 
     let deleted = keys(admin, &["delete", &id]);
-    assert_eq!((deleted.code(), deleted.stdout.as_str()), (Some(0), "API key deleted\n"), "{deleted:?}");
+    let said = format!("Key {id}, ci deploys, is deleted.\n");
+    assert_eq!((deleted.code(), deleted.stdout), (Some(0), said));
     assert_eq!(keys(admin, &["list", "--expired"]).stdout, "No keys.\n");
 }
 
@@ -136,11 +143,25 @@ fn every_command_prints_the_answer_as_json_for_programs() {
 #[test]
 fn denials_are_printed_in_the_words_of_the_api_with_exit_code_1() {
     let (_server, admin) = start();
-    assert_eq!(keys(admin, &["create", "taken", "--role", "Viewer"]).code(), Some(0));
+    for name in ["taken", "it's taken"] {
+        assert_eq!(keys(admin, &["create", name, "--role", "Viewer"]).code(), Some(0));
+    }
     for (arguments, message) in [
         (
             &["create", "taken", "--role", "Viewer"][..],
-            "error: API key name already exists; name: a live key of the same owner has this name (409)\n",
+            "error: API key name already exists; name: a live key of the same owner has this name (409): `keys rotate taken` \
+             gives that key a new token, `keys revoke taken` ends it and frees the name\n",
+        ),
+        (
+            &["create", "it's taken", "--role", "Viewer"],
+            "error: API key name already exists; name: a live key of the same owner has this name (409): \
+             `keys rotate 'it'\\''s taken'` gives that key a new token, `keys revoke 'it'\\''s taken'` ends it and frees the \
+             name\n",
+        ),
+        (
+            &["audit", "--action", "created"],
+            "error: bad request data; --action: `created` is not an action: did you mean `API key created`, \
+             `service account created`, `API key not created`, `service account not created`? (400)\n",
         ),
         (
             &["create", "", "--role", "Viewer"],
@@ -293,7 +314,13 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     assert!(named.stderr.ends_with("Name the key by its own id:\n  3  7, no owner, live\n"), "{named:?}");
     let revoked = keys(admin, &["revoke", &id, "ci deploys"]);
     assert_eq!((revoked.code(), revoked.stderr.as_str()), (Some(0), ""), "{revoked:?}");
-    assert_eq!(revoked.stdout, format!("{id}: API key revoked\nci deploys: API key revoked\n"));
+    let lines: Vec<_> = revoked.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{revoked:?}");
+    assert!(
+        lines[0].starts_with(&format!("Key {id}, ")) && lines[0].ends_with(" is revoked."),
+        "{revoked:?}"
+    );
+    assert!(lines[1].starts_with("Key ") && lines[1].ends_with(", ci deploys, is revoked."), "{revoked:?}");
     for token in tokens {
         assert!(refused(&server, "/", token).is_some());
     }
@@ -302,7 +329,8 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     let again = keys(admin, &["create", "ci deploys", "--role", "Admin"]);
     assert_eq!(again.code(), Some(0), "{again:?}");
     assert!(keys(admin, &["show", "ci deploys"]).stdout.contains("Role:          Admin\n"));
-    assert_eq!(keys(admin, &["revoke", "ci deploys"]).stdout, "API key revoked\n");
+    let revoked = keys(admin, &["revoke", "ci deploys"]).stdout;
+    assert!(revoked.ends_with(", ci deploys, is revoked.\n"), "{revoked}");
     let several = keys(admin, &["delete", "ci deploys"]);
     assert_eq!((several.code(), several.stdout.as_str()), (Some(1), ""), "{several:?}");
     assert!(
@@ -708,7 +736,10 @@ fn an_admin_accepts_the_history_of_the_store() {
     let editor = keys(admin, &["create", "editor", "--role", "Editor"]);
     let as_editor = keys_as(admin, &["accept-history"], &["--token-file", "-"], &editor.stdout);
     assert_eq!(as_editor.code(), Some(1), "{as_editor:?}");
-    assert!(as_editor.stderr.contains("Permission denied (403)"), "{as_editor:?}");
+    assert_eq!(
+        as_editor.stderr,
+        "error: Permission denied; this needs the role Admin, and you have the role Editor (403)\n"
+    );
     assert_eq!(accepted(), first);
 }
 
@@ -772,6 +803,9 @@ fn tokens_of_a_rotation_that_fails_for_one_key_are_told_apart() {
     let rotated = keys(admin, &["rotate", "a", "b", "c"]);
     assert_eq!((rotated.code(), rotated.stdout.lines().count()), (Some(1), 2), "{rotated:?}");
     assert!(rotated.stdout.lines().all(|line| line.starts_with("eat_")), "{rotated:?}");
+    let note =
+        "Key 1, a, is rotated.  Its old token is denied from now on.  Its new token is shown this once:\n";
+    assert!(rotated.stderr.starts_with(note), "{rotated:?}");
     let disabled = "API key is disabled (409): `keys enable 2` makes it valid again\n";
     assert!(rotated.stderr.contains(&format!("error: b: {disabled}")), "{rotated:?}");
     let order = "note: standard output has the new tokens of these keys, in this order: a (id 1), c (id 3)\n";

@@ -13,12 +13,21 @@ import { isPast, timeAndAgo } from './times.js';
 
 export const isDead = (key) => Boolean(key.isRevoked) || isPast(key.expiration);
 
+// Why a key is denied that is neither paused nor expired nor revoked, in few words.
+const DENIED_IN_SHORT = {
+  account_disabled: 'account disabled',
+  account_gone: 'account gone',
+  owner_gone: 'owner gone or disabled',
+  held_back: 'revoked before a restore',
+};
+
 // The state of a key that is not simply live.
 export function states(key) {
   const shown = [];
   if (key.isRevoked) shown.push(chip('Revoked', 'state'));
   else if (isPast(key.expiration)) shown.push(chip('Expired', 'state'));
   else if (key.isDisabled) shown.push(chip('Paused', 'state paused'));
+  else if (key.denied) shown.push(chip(`Denied: ${DENIED_IN_SHORT[key.denied] ?? key.denied}`, 'state paused'));
   if (!isDead(key) && key.oldSecretUntil && !isPast(key.oldSecretUntil)) shown.push(chip('Two secrets', 'state two'));
   return shown;
 }

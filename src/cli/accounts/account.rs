@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::super::escape_controls;
+use super::super::keys::short_denial;
 use super::super::times::{absolute_time, relative_time, time_and_distance, timestamp};
 
 /// A service account.
@@ -95,6 +96,8 @@ pub struct ListedToken {
     is_revoked: bool,
     #[serde(default)]
     is_disabled: bool,
+    /// Why requests with it are denied although it is live.
+    denied: Option<String>,
     description: Option<String>,
 }
 
@@ -110,16 +113,17 @@ impl ListedToken {
 
     /// Its row of a table.
     pub fn row(&self, now: Timestamp) -> [String; 7] {
-        let status = match (self.is_revoked, self.has_expired) {
-            (true, _) => "revoked",
-            (false, true) => "expired",
-            (false, false) if self.is_disabled => "disabled",
-            (false, false) => "live",
+        let status = match (self.is_revoked, self.has_expired, &self.denied) {
+            (true, _, _) => "revoked".to_owned(),
+            (false, true, _) => "expired".to_owned(),
+            (false, false, _) if self.is_disabled => "disabled".to_owned(),
+            (false, false, Some(word)) => format!("denied: {}", escape_controls(short_denial(word))),
+            (false, false, None) => "live".to_owned(),
         };
         [
             self.id.to_string(),
             escape_controls(&self.name),
-            status.to_owned(),
+            status,
             self.expiration.map_or_else(|| "No expiration date".to_owned(), |at| time_and_distance(now, at)),
             self.last_used_at.map_or_else(|| "never".to_owned(), |used| relative_time(now, used)),
             self.created.map(absolute_time).unwrap_or_default(),
@@ -164,5 +168,9 @@ Created:       2025-12-31 00:00 UTC (1 day ago) by root
             token.row(now).join("|"),
             "7|ci|expired|2025-12-31 12:00 UTC (12 hours ago)|never|2025-12-31 00:00 UTC|deploys"
         );
+        let denied: ListedToken =
+            serde_json::from_str(r#"{"id": 8, "name": "cd", "denied": "account_disabled"}"#)
+                .expect("a token");
+        assert_eq!(denied.row(now)[2], "denied: account disabled");
     }
 }

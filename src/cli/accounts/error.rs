@@ -37,6 +37,14 @@ pub enum AccountsError {
     /// Of several things that are named one is not found.
     #[error("{0}\nNothing is done: all that are named are looked up first.")]
     NothingDone(#[source] Box<AccountsError>),
+    /// A live token of the account has the name.
+    #[error("{source}: {advice}")]
+    NameTaken {
+        /// What the API says.
+        source: Box<AdminApiError>,
+        /// What to do.
+        advice: String,
+    },
     /// Several tokens of the account have the name.
     #[error("{name:?} may be one of several tokens: say which by its id, of {ids}")]
     AmbiguousToken {

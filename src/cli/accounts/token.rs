@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::admin_api::{Body, Life, Response, ServerArgs};
+use super::super::admin_api::{AdminApiError, Body, Life, Response, ServerArgs};
+use super::super::keys::taken_name_advice;
 use super::super::table::TablePrinter;
 use super::super::times::parse_life;
 use super::super::{CliError, escape_controls, print, print_note, print_token};
@@ -83,9 +84,8 @@ impl CreateTokenArgs {
         if let Some(description) = self.description {
             body["description"] = json!(description);
         }
-        let response = api
-            .call(Method::POST, &account_path(id, "/tokens"), Body::Json(&body))
-            .map_err(AccountsError::from)?;
+        let response = api.call(Method::POST, &account_path(id, "/tokens"), Body::Json(&body));
+        let response = response.map_err(|error| name_taken(error, &self.account, &self.name))?;
         let IssuedToken { id, name, key } = response.parse().map_err(AccountsError::from)?;
         let key = Secret::new(key);
         let token = format!("Token {id}, {}, of {}", escape_controls(&name), self.account);
@@ -120,6 +120,20 @@ impl DeleteTokensArgs {
         }
         if failed == 0 { Ok(()) } else { Err(AccountsError::SomeFailed { failed, all: ids.len() }.into()) }
     }
+}
+
+/// The error, with what to do where a live token of the account has the name.
+fn name_taken(error: AdminApiError, account: &Reference, name: &str) -> AccountsError {
+    const MESSAGE: &str = "service account token with given name already exists in the organization";
+    if error.answer().is_none_or(|answer| answer.message != MESSAGE) {
+        return error.into();
+    }
+    let reference = match account {
+        Reference::Name(account) => format!("{account}/{name}"),
+        // An id is no part of a key's name.
+        Reference::Id(_) => name.to_owned(),
+    };
+    AccountsError::NameTaken { source: Box::new(error), advice: taken_name_advice(&reference) }
 }
 
 /// Prints the tokens that a response lists.

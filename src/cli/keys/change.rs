@@ -12,7 +12,7 @@ use super::super::{AdminApi, CliError, escape_controls, print, print_note};
 use super::key::ListedKey;
 use super::list::print_details;
 use super::reference::KeyReference;
-use super::{KeysError, key_path, print_issued};
+use super::{Issue, KeysError, key_path, print_issued};
 
 /// The keys that a command is about.
 #[derive(Debug, Args)]
@@ -122,7 +122,11 @@ impl NamedKeysArgs {
 
     pub(super) fn delete(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(KeysError::from)?;
-        end(&api, &self.keys.keys, &Method::DELETE, "", Body::Empty)
+        for_each(&api, &self.keys.keys, |_, key| {
+            let response =
+                api.call(Method::DELETE, &key_path(key.id, ""), Body::Empty).map_err(KeysError::from)?;
+            print_done(&api, &response, key, "is deleted")
+        })
     }
 }
 
@@ -131,12 +135,13 @@ impl RotateKeysArgs {
         let api = self.server.open().map_err(KeysError::from)?;
         let body = self.overlap.map_or_else(|| json!({}), |seconds| json!({ "overlapSeconds": seconds }));
         let mut rotated = Vec::new();
-        let done = for_each(&api, &self.keys.keys, |key, id| {
+        let with_overlap = self.overlap.is_some();
+        let done = for_each(&api, &self.keys.keys, |key, found| {
             let response = api
-                .call(Method::POST, &key_path(id, "/rotate"), Body::Json(&body))
+                .call(Method::POST, &key_path(found.id, "/rotate"), Body::Json(&body))
                 .map_err(KeysError::from)?;
-            print_issued(&api, &response, "rotated", None)?;
-            rotated.push(format!("{key} (id {id})"));
+            print_issued(&api, &response, Issue::Rotated { with_overlap })?;
+            rotated.push(format!("{key} (id {})", found.id));
             Ok(())
         });
         // There are fewer lines of tokens than keys, so the lines can no longer be assigned to the keys.
@@ -152,27 +157,26 @@ impl RotateKeysArgs {
 
 /// Revokes the keys that are named.
 pub(super) fn revoke(api: &AdminApi, keys: &[KeyReference]) -> Result<(), CliError> {
-    end(api, keys, &Method::POST, "/revoke", Body::Json(&json!({})))
-}
-
-/// Makes one call about each key, and prints the messages.
-fn end(
-    api: &AdminApi,
-    keys: &[KeyReference],
-    method: &Method,
-    below: &str,
-    body: Body<'_>,
-) -> Result<(), CliError> {
-    for_each(api, keys, |key, id| {
-        let response = api.call(method.clone(), &key_path(id, below), body).map_err(KeysError::from)?;
-        print_message(api, &response, (keys.len() > 1).then_some(key))
+    for_each(api, keys, |_, key| {
+        let path = key_path(key.id, "/revoke");
+        let response = api.call(Method::POST, &path, Body::Json(&json!({}))).map_err(KeysError::from)?;
+        let done = key.earlier_revocation(Timestamp::now());
+        print_done(api, &response, key, done.as_deref().unwrap_or("is revoked"))
     })
 }
 
+/// Prints what was done to a key, or the response as it is.
+fn print_done(api: &AdminApi, response: &Response, key: &ListedKey, done: &str) -> Result<(), CliError> {
+    if api.wants_json() {
+        return print(&response.to_line());
+    }
+    print(&format!("Key {}, {}, {done}.\n", key.id, escape_controls(&key.reference())))
+}
+
 fn patch(api: &AdminApi, keys: &[KeyReference], body: &Value, done: &str) -> Result<(), CliError> {
-    for_each(api, keys, |_, id| {
+    for_each(api, keys, |_, key| {
         let response =
-            api.call(Method::PATCH, &key_path(id, ""), Body::Json(body)).map_err(KeysError::from)?;
+            api.call(Method::PATCH, &key_path(key.id, ""), Body::Json(body)).map_err(KeysError::from)?;
         if api.wants_json() {
             return print(&response.to_line());
         }
@@ -181,18 +185,13 @@ fn patch(api: &AdminApi, keys: &[KeyReference], body: &Value, done: &str) -> Res
     })
 }
 
-/// Prints the message of a response, with the key that it is about where there are several.
-pub(super) fn print_message(
-    api: &AdminApi,
-    response: &Response,
-    key: Option<&KeyReference>,
-) -> Result<(), CliError> {
+/// Prints the message of a response.
+pub(super) fn print_message(api: &AdminApi, response: &Response) -> Result<(), CliError> {
     if api.wants_json() {
         return print(&response.to_line());
     }
     let message = response.message().map_err(KeysError::from)?;
-    let about = key.map(|key| format!("{key}: ")).unwrap_or_default();
-    print(&format!("{about}{message}\n"))
+    print(&format!("{message}\n"))
 }
 
 /// The keys that are meant, each once.
@@ -215,18 +214,18 @@ fn resolve<'k>(
 fn for_each(
     api: &AdminApi,
     keys: &[KeyReference],
-    mut act: impl FnMut(&KeyReference, i64) -> Result<(), CliError>,
+    mut act: impl FnMut(&KeyReference, &ListedKey) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let resolved = resolve(api, keys).map_err(|error| match keys {
         [] | [_] => error,
         [..] => KeysError::NothingDone(Box::new(error)),
     })?;
     if let [(key, found)] = resolved.as_slice() {
-        return act(key, found.id).map_err(|error| explained(error, found));
+        return act(key, found).map_err(|error| explained(error, found));
     }
     let mut failed = 0;
     for (index, (key, found)) in resolved.iter().enumerate() {
-        match act(key, found.id).map_err(|error| explained(error, found)) {
+        match act(key, found).map_err(|error| explained(error, found)) {
             Ok(()) => {}
             Err(CliError::Keys(error)) => {
                 print_note(&format!("error: {key}: {error}"));

@@ -4,11 +4,11 @@ use clap::{ArgGroup, Args};
 use http::Method;
 use serde_json::json;
 
-use super::super::CliError;
-use super::super::admin_api::{Body, Life, ServerArgs};
+use super::super::admin_api::{AdminApiError, Body, Life, ServerArgs};
 use super::super::grant_args::{GrantArgs, role_parser};
 use super::super::times::parse_life;
-use super::{KEYS, KeysError, print_issued};
+use super::super::{CliError, in_shell};
+use super::{Issue, KEYS, KeysError, print_issued};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("whose").required(true).multiple(true))]
@@ -49,13 +49,34 @@ impl CreateKeyArgs {
             body["secondsToLive"] = json!(seconds);
         }
         self.grants.write_into(&mut body);
-        if let Some(account) = self.account {
+        let account = self.account;
+        if let Some(account) = &account {
             body["account"] = json!(account);
         }
         if self.mine {
             body["owner"] = json!("me");
         }
-        let response = api.call(Method::POST, KEYS, Body::Json(&body)).map_err(KeysError::from)?;
-        print_issued(&api, &response, "created", Some(life))
+        let response = api.call(Method::POST, KEYS, Body::Json(&body));
+        let response = response.map_err(|error| name_taken(error, &self.name, account.as_deref()))?;
+        print_issued(&api, &response, Issue::Created(life))
     }
+}
+
+/// The error, with what to do where a live key of the same owner has the name.
+fn name_taken(error: AdminApiError, name: &str, account: Option<&str>) -> KeysError {
+    if error.answer().is_none_or(|answer| answer.message != "API key name already exists") {
+        return error.into();
+    }
+    // An account that is given by its id is no part of a key's name.
+    let account = account.filter(|account| !account.bytes().all(|byte| byte.is_ascii_digit()));
+    let reference = account.map_or_else(|| name.to_owned(), |account| format!("{account}/{name}"));
+    KeysError::OfState { source: Box::new(error), advice: taken_name_advice(&reference) }
+}
+
+/// What to do where a live key, which commands name like this, has the name that a new one should have.
+pub(in crate::cli) fn taken_name_advice(reference: &str) -> String {
+    let reference = in_shell(reference);
+    format!(
+        "`keys rotate {reference}` gives that key a new token, `keys revoke {reference}` ends it and frees the name"
+    )
 }
