@@ -51,8 +51,13 @@ pub(super) struct IssuedKey {
 impl IssuedKey {
     /// A key and its token.
     pub(super) fn new(key: &Key, secret: Secret) -> Self {
-        let old_secret_until = key.previous_until.map(|at| at.to_string());
-        Self { id: key.id, name: key.name.clone(), key: secret, old_secret_until }
+        Self { id: key.id, name: key.name.clone(), key: secret, old_secret_until: None }
+    }
+
+    /// The same of a rotation after which the old token works on.
+    #[must_use]
+    pub(super) fn with_overlap(self, key: &Key) -> Self {
+        Self { old_secret_until: key.previous_until.map(|at| at.to_string()), ..self }
     }
 }
 

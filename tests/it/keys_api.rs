@@ -401,7 +401,7 @@ fn an_error_names_the_member_at_fault_and_the_audit_line_the_reason() {
         (new("policies", json!(many)), "invalid_policies", "policies", "100 is the most"),
         (overlap(json!(604_801)), "invalid_overlap", "overlapSeconds", "expected 0 to 604800"),
         (overlap(json!("1h")), "wrong_type", "overlapSeconds", "expected a whole number"),
-        (raw(r#"{"name":"x","Name":"y","role":"Viewer"}"#), "duplicate_member", "name", "stands twice"),
+        (raw(r#"{"name":"x","Name":"y","role":"Viewer"}"#), "duplicate_member", "name", "appears twice"),
         (
             raw("{\"name\":\"x\",\"role\":\"Viewer\",\"second\u{17f}ToLive\":6}"),
             "ambiguous_member",

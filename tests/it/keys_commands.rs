@@ -738,7 +738,7 @@ fn an_admin_accepts_the_history_of_the_store() {
     assert_eq!(as_editor.code(), Some(1), "{as_editor:?}");
     assert_eq!(
         as_editor.stderr,
-        "error: Permission denied; this needs the role Admin, and you have the role Editor (403)\n"
+        "error: Permission denied; you may not manage API keys: neither admin.allow nor admin.self_service admits you (403)\n"
     );
     assert_eq!(accepted(), first);
 }

@@ -305,5 +305,7 @@ pub(in crate::admin) async fn rotate(
     let (Changed { before, after }, secret) = with_store_timeout(rotation).await??;
     attempt.log_change(Action::KEY_ROTATED, manager.principal(), before.as_ref(), after.as_ref());
     let rotated = after.ok_or(ApiError::Internal)?;
-    Ok(Json(IssuedKey::new(&rotated, secret)))
+    let issued = IssuedKey::new(&rotated, secret);
+    // Without an overlap the old token worked until this moment.
+    Ok(Json(if overlap_seconds > 0 { issued.with_overlap(&rotated) } else { issued }))
 }
