@@ -11,6 +11,7 @@ mod actors;
 mod admin;
 mod credentials;
 mod datasette;
+mod envoy_headers;
 mod error;
 mod files;
 mod foreign;
@@ -64,6 +65,7 @@ pub use self::admin::{
     AdminListen, AdminRules, LoginHost, PublicUrl, PublicUrlError, SessionRules, is_secure, session_cookies,
     session_cookies_of_others,
 };
+pub use self::envoy_headers::EnvoyHeaders;
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, PipeHandling};
 pub use self::ldap::{Bind, GroupRole, GroupSearch, LdapServer, LdapServerError, LdapSettings};
@@ -555,7 +557,12 @@ fn read_sections<'t>(
         let allow = admin.as_ref().and_then(|admin| admin.rules.allow.allow());
         allow.is_some_and(|allow| allow.admits(actor))
     };
-    let is_tried = |actor: &Actor| takes_passwords && admits(actor);
+    let without_basic = if sections.get("credentials").is_some() {
+        "remove `basic` from `credentials`"
+    } else {
+        "write `credentials: [bearer]`"
+    };
+    let is_tried = |actor: &Actor| (takes_passwords && admits(actor)).then_some(without_basic);
     let users = users::read(reader, users_written, &context, &is_tried, ldap.is_some());
     if let (Some(entry), Some(admin)) = (sections.entry("admin"), &admin) {
         let lists = [(tokens_written, tokens.len()), (users_written, users.len())];
@@ -587,6 +594,10 @@ fn read_sections<'t>(
             );
         }
     }
+
+    let actors =
+        tokens.iter().map(|token| &*token.principal).chain(users.iter().map(|user| &*user.principal));
+    policies::warn_of_misspelled_roles(reader, actors.map(|principal| &principal.actor));
 
     // An unknown section may be a misspelt one that admits callers.
     let admits_anyone = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();

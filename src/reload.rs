@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{
-    Config, Diagnostic, Errors, Files, Loaded, PipeHandling, Restrictions, ServerTls, Serves, Startup, Tls,
+    Config, Diagnostic, EnvoyHeaders, Errors, Files, Loaded, PipeHandling, Restrictions, ServerTls, Serves,
+    Startup, Tls,
 };
 use crate::priority;
 use crate::server::tls::Acceptors;
@@ -153,6 +154,7 @@ impl Reloader {
                 let previous = self.apply(config, snapshot);
                 self.log_success(cause, started.elapsed());
                 log_warnings(&warnings);
+                self.warn_of_new_headers(&previous);
                 retire(previous);
             }
             Err(errors) => {
@@ -193,10 +195,11 @@ impl Reloader {
         tracing::error!(
             cause,
             file = %self.baseline.path.display(),
-            removed_tokens = tokens,
-            removed_users = users,
-            "the reload was held back, and the current rules stay active: {lost}; tokens and users that the file no \
-             longer has are removed; send SIGHUP to load the file as it is, or write it again with what it has lost"
+            removed_tokens = (tokens > 0).then_some(tokens),
+            removed_users = (users > 0).then_some(users),
+            "the reload was held back: {lost}. The current rules stay active{}. If the file is complete, send SIGHUP to \
+             load it",
+            removed(tokens, users)
         );
         retire(previous);
     }
@@ -258,6 +261,32 @@ impl Reloader {
         previous
     }
 
+    /// Warns of headers that the configuration of a running Envoy may not name.  The module inside Envoy needs no names.
+    fn warn_of_new_headers(&self, previous: &Snapshot) {
+        match self.baseline.serves {
+            Serves::Everything => {}
+            Serves::Decisions { .. } => return,
+        }
+        let headers = |snapshot: &Snapshot| {
+            let has_keys = self.startup.keys.is_some();
+            EnvoyHeaders::new(
+                &snapshot.locations,
+                snapshot.forward_credentials,
+                has_keys,
+                &snapshot.actor_headers,
+            )
+        };
+        let (now, before) = (headers(&self.snapshots.current()), headers(previous));
+        let added = now.added_to(&before).join(", ");
+        if !added.is_empty() {
+            tracing::warn!(
+                headers = added,
+                "the configuration uses new headers that the running Envoy does not know: {added}. Print Envoy's \
+                 configuration again: envoy-auth-tokens envoy"
+            );
+        }
+    }
+
     fn log_success(&self, cause: &'static str, elapsed: Duration) {
         let snapshot = self.snapshots.current();
         let policies: HashSet<_> = snapshot.policies.iter().map(|policy| policy.name()).collect();
@@ -270,6 +299,20 @@ impl Reloader {
             milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             "the configuration was reloaded"
         );
+    }
+}
+
+/// The removed credentials as the end of a sentence; empty if there are none.
+fn removed(tokens: usize, users: usize) -> String {
+    let counted = [(tokens, "token", "tokens"), (users, "user", "users")];
+    let counted = counted.iter().filter(|(count, ..)| *count > 0);
+    let counted: Vec<_> = counted
+        .map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }))
+        .collect();
+    match (counted.is_empty(), tokens + users) {
+        (true, _) => String::new(),
+        (false, 1) => format!(", but {} that the file no longer has was removed", counted.join(" and ")),
+        (false, _) => format!(", but {} that the file no longer has were removed", counted.join(" and ")),
     }
 }
 

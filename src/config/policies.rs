@@ -7,7 +7,9 @@ use super::is_label;
 use super::raw::{Entry, Location, Node, Value};
 use super::reader::{Reader, nearest};
 use super::schema::{self, is_boolean_word};
-use crate::policy::{Allow, Enforcement, Policy};
+use crate::actor::Actor;
+use crate::keys::Role;
+use crate::policy::{Allow, Enforcement, Policy, Requirement};
 
 /// The policies of the section, by name.
 #[derive(Default)]
@@ -118,6 +120,7 @@ pub fn read_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
         return Allow::NoOne;
     }
     warn_of_nulls(reader, node);
+    note_roles(reader, node);
     match Allow::new(&node.to_json()) {
         Ok(allow) => allow,
         Err(error) => {
@@ -150,16 +153,58 @@ fn locate<'t>(block: &'t Node, member: Option<&str>, index: Option<usize>) -> &'
     }
 }
 
+/// Notes which roles the block admits, for [`warn_of_misspelled_roles`].
+fn note_roles<'t>(reader: &mut Reader<'t>, block: &'t Node) {
+    let Value::Map(entries) = &block.value else {
+        return;
+    };
+    for entry in entries.iter().filter(|entry| &*entry.key == "role") {
+        for element in elements(&entry.value) {
+            if let Value::Text(text) = &element.value {
+                reader.allowed_roles.push((&element.at, text.as_str()));
+            }
+        }
+    }
+}
+
+/// Warns of the roles in allow blocks that are a word for a role in another letter case, and that none of these actors
+/// has.  Roles are case-sensitive.
+pub fn warn_of_misspelled_roles<'a>(
+    reader: &mut Reader<'_>,
+    actors: impl Iterator<Item = &'a Actor> + Clone,
+) {
+    for (at, written) in std::mem::take(&mut reader.allowed_roles) {
+        let meant = [Role::Viewer, Role::Editor, Role::Admin]
+            .into_iter()
+            .map(Role::as_str)
+            .find(|role| role.eq_ignore_ascii_case(written));
+        let requirement = Requirement::AnyOf(vec![written.into()]);
+        let has_it = |actor: &Actor| actor.member("role").is_some_and(|role| requirement.matches(role));
+        if let Some(meant) = meant.filter(|role| *role != written)
+            && !actors.clone().any(has_it)
+        {
+            reader.warn(
+                at,
+                format!("roles are case-sensitive, and no actor has the role in this letter case; did you mean `{meant}`?"),
+            );
+        }
+    }
+}
+
+/// The elements of a list, or the one value.
+fn elements(node: &Node) -> &[Node] {
+    match &node.value {
+        Value::List(list) => list,
+        _ => std::slice::from_ref(node),
+    }
+}
+
 fn warn_of_nulls<'t>(reader: &mut Reader<'t>, block: &'t Node) {
     let Value::Map(entries) = &block.value else {
         return;
     };
     for entry in entries {
-        let elements = match &entry.value.value {
-            Value::List(list) => list.as_slice(),
-            _ => std::slice::from_ref(&entry.value),
-        };
-        for element in elements.iter().filter(|element| matches!(element.value, Value::Null)) {
+        for element in elements(&entry.value).iter().filter(|element| matches!(element.value, Value::Null)) {
             reader.warn(
                 &element.at,
                 "null matches nothing; \"*\" matches an actor that has this member, even as null",

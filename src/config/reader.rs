@@ -29,6 +29,8 @@ pub struct Reader<'t> {
     pub serves_listeners: bool,
     /// Every file that was read, or could not be.
     pub files: BTreeSet<PathBuf>,
+    /// The texts that allow blocks require as `role`.
+    pub allowed_roles: Vec<(&'t Location, &'t str)>,
     problems: Vec<Problem<'t>>,
     redactor: OnceCell<Redactor<'t>>,
 }
@@ -84,8 +86,19 @@ impl<'t> Reader<'t> {
     /// references, numbers that lose digits.
     pub fn new(root: &'t Node, folder: &'t Path, environment: &'t dyn Environment, now: Timestamp) -> Self {
         let (files, problems, redactor) = (BTreeSet::new(), Vec::new(), OnceCell::new());
+        let allowed_roles = Vec::new();
         let serves_listeners = true;
-        let mut reader = Self { root, folder, now, environment, serves_listeners, files, problems, redactor };
+        let mut reader = Self {
+            root,
+            folder,
+            now,
+            environment,
+            serves_listeners,
+            files,
+            allowed_roles,
+            problems,
+            redactor,
+        };
         reader.check_everywhere(root, 1);
         reader
     }

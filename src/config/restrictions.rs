@@ -44,7 +44,7 @@ struct HashedLine {
 }
 
 impl Restrictions {
-    /// The restrictions that a later configuration has lost, as the end of a sentence; `None` when none is lost.
+    /// The restrictions that a later configuration has lost, as a sentence; `None` when none is lost.
     pub fn lost_in(&self, later: &Self) -> Option<String> {
         let sections = [
             ("routes", self.routes > 0 && later.routes == 0),
@@ -55,10 +55,10 @@ impl Restrictions {
         let lost = sections.iter().filter(|(_, is_lost)| *is_lost).map(|(name, _)| format!("`{name}`"));
         let lost: Vec<_> = lost.collect();
         if !lost.is_empty() {
-            return Some(format!("it has lost {}", lost.join(", ")));
+            return Some(format!("the new file has lost {}", lost.join(", ")));
         }
         let is_prefix = later.text.is_prefix_of(&self.text);
-        is_prefix.then(|| "it is only the beginning of the current file".to_owned())
+        is_prefix.then(|| "the new file looks cut off: it is the beginning of the current file".to_owned())
     }
 }
 
@@ -193,12 +193,18 @@ realm: internal
             (of(3, 2, 1, true, "c: 1\n"), None),
             (of(1, 1, 1, true, "c: 1\n"), None),
             (of(9, 9, 9, true, "a: 1\nb: 2\nc: 3\n"), None),
-            (of(0, 2, 1, true, "c: 1\n"), Some("it has lost `routes`")),
-            (of(3, 0, 1, true, "c: 1\n"), Some("it has lost `policies`")),
-            (of(3, 2, 0, true, "c: 1\n"), Some("it has lost `users`")),
-            (of(3, 2, 1, false, "c: 1\n"), Some("it has lost `default`")),
-            (of(0, 0, 0, false, "a: 1\n"), Some("it has lost `routes`, `policies`, `users`, `default`")),
-            (of(3, 2, 1, true, "a: 1\n"), Some("it is only the beginning of the current file")),
+            (of(0, 2, 1, true, "c: 1\n"), Some("the new file has lost `routes`")),
+            (of(3, 0, 1, true, "c: 1\n"), Some("the new file has lost `policies`")),
+            (of(3, 2, 0, true, "c: 1\n"), Some("the new file has lost `users`")),
+            (of(3, 2, 1, false, "c: 1\n"), Some("the new file has lost `default`")),
+            (
+                of(0, 0, 0, false, "a: 1\n"),
+                Some("the new file has lost `routes`, `policies`, `users`, `default`"),
+            ),
+            (
+                of(3, 2, 1, true, "a: 1\n"),
+                Some("the new file looks cut off: it is the beginning of the current file"),
+            ),
         ] {
             assert_eq!(whole.lost_in(&later).as_deref(), expected, "{later:?}");
         }

@@ -140,13 +140,15 @@ impl Resolver<'_> {
     fn variable(&self, name: &str) -> Result<Zeroizing<String>, String> {
         let shown = shown_name(name);
         let value = self.environment.variable(name);
-        let value = value.ok_or_else(|| format!("the environment variable {shown} is not set"))?;
+        let value = value.ok_or_else(|| {
+            format!("the environment variable {shown} is not set: set it in the environment of this process")
+        })?;
         let text = value.into_string().map(Zeroizing::new).map_err(|value| {
             value.into_encoded_bytes().zeroize();
             format!("the environment variable {shown} is not UTF-8")
         })?;
         if text.is_empty() {
-            return Err(format!("the environment variable {shown} is empty"));
+            return Err(format!("the environment variable {shown} is empty: set it to the secret"));
         }
         Ok(text)
     }
@@ -333,11 +335,20 @@ pub(super) mod tests {
     #[test]
     fn what_leads_nowhere_is_never_null_and_never_empty() {
         let cases = [
-            (json!({"$env": "UNSET"}), "the environment variable UNSET is not set"),
-            (json!({"$env": "EMPTY"}), "the environment variable EMPTY is empty"),
+            (
+                json!({"$env": "UNSET"}),
+                "the environment variable UNSET is not set: set it in the environment of this process",
+            ),
+            (json!({"$env": "EMPTY"}), "the environment variable EMPTY is empty: set it to the secret"),
             (json!({"$env": "LATIN"}), "the environment variable LATIN is not UTF-8"),
-            (json!({"$env": "hunter2!"}), "the environment variable *** is not set"),
-            (json!({"$env": ""}), "the environment variable *** is not set"),
+            (
+                json!({"$env": "hunter2!"}),
+                "the environment variable *** is not set: set it in the environment of this process",
+            ),
+            (
+                json!({"$env": ""}),
+                "the environment variable *** is not set: set it in the environment of this process",
+            ),
             (json!({"$env": 5}), "the name of an environment variable is expected; found a number"),
             (json!({"$env": null}), "the name of an environment variable is expected; found nothing (null)"),
             (

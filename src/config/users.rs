@@ -40,13 +40,13 @@ struct Names {
     comparable: Option<HashSet<String>>,
 }
 
-/// Reads the section.  `is_tried` says whether any client can try the password of this admin, `has_directory` whether
-/// there are other people as well.
+/// Reads the section.  `is_tried` says what to do if any client can try the password of this admin, `has_directory`
+/// whether there are other people as well.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Node>,
     context: &Context<'_>,
-    is_tried: &dyn Fn(&Actor) -> bool,
+    is_tried: &dyn Fn(&Actor) -> Option<&'static str>,
     has_directory: bool,
 ) -> Vec<ConfiguredUser> {
     let what = "a list of users such as [{username: admin, password: {$env: ADMIN_PASSWORD}}]";
@@ -72,12 +72,14 @@ pub fn read<'t>(
             (None, None) => None,
         };
         if let (Some(node), Some(actor)) = (fields.get("username"), &actor)
-            && is_tried(actor)
+            && let Some(remedy) = is_tried(actor)
         {
             reader.warn(
                 &node.at,
-                "everyone who reaches the gateway can try the password of this Admin: remove `basic` from \
-                 `credentials`; the admin listener does not need it",
+                format!(
+                    "everyone who reaches the gateway can try the password of this Admin: {remedy}; the admin listener \
+                     does not need `basic`"
+                ),
             );
         }
         if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {

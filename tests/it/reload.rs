@@ -336,14 +336,21 @@ fn a_reload_that_loses_what_narrows_access_is_held_back_until_sighup() {
         whole(&format!("{}{}", &GUARDED[..GUARDED.find(from).unwrap()], &GUARDED[end..]))
     };
     for (text, why) in [
-        (cut("routes:"), "it has lost `routes`, `default`"),
-        (without("policies:", "routes:"), "it has lost `policies`"),
-        (without("routes:", "default:"), "it has lost `routes`"),
-        (format!("{}default: {{allow: false}}\n", cut("policies:")), "it has lost `routes`, `policies`"),
+        (cut("routes:"), "the new file has lost `routes`, `default`"),
+        (without("policies:", "routes:"), "the new file has lost `policies`"),
+        (without("routes:", "default:"), "the new file has lost `routes`"),
+        (
+            format!("{}default: {{allow: false}}\n", cut("policies:")),
+            "the new file has lost `routes`, `policies`",
+        ),
     ] {
         held_back(&server, || rename_into(server.folder(), "config.yaml", &text));
         let line = lines(&server, "ERROR", "was held back").pop().unwrap();
-        assert!(line["message"].as_str().unwrap().contains(why), "{line}");
+        let expected = format!(
+            "the reload was held back: {why}. The current rules stay active. If the file is complete, send SIGHUP to load it"
+        );
+        assert_eq!(line["message"], expected, "{line}");
+        assert!(line["removed_tokens"].is_null() && line["removed_users"].is_null(), "{line}");
         assert_ne!(code_of_admin(&server, &viewer), 0, "{text}");
         assert!(passes(&server, OLD) && passes(&server, NEW));
         assert_eq!(metric(&server, "config_last_reload_successful"), 0.0);
@@ -352,6 +359,10 @@ fn a_reload_that_loses_what_narrows_access_is_held_back_until_sighup() {
     let without_bob = without("- {token: new-", "users:").replace("default: {}\n", "");
     let without_bob = without_bob.replace("routes:\n- {path_prefix: /admin, allow: {role: Admin}}\n", "");
     held_back(&server, || write(&server, &without_bob));
+    let line = lines(&server, "ERROR", "was held back").pop().unwrap();
+    let removed = "stay active, but 1 token that the file no longer has was removed. If";
+    assert!(line["message"].as_str().unwrap().contains(removed), "{line}");
+    assert_eq!(line["removed_tokens"], 1, "{line}");
     assert!(passes(&server, OLD) && !passes(&server, NEW));
     // So is a user, and one with another password.
     let changed = cut("policies:").replace("carols-long-password", "carols-other-password");
@@ -381,7 +392,10 @@ fn a_beginning_of_the_file_in_force_is_held_back_and_an_edited_file_is_not() {
     held_back(&server, || write(&server, &text.replace("  x-actor-name: name\n", "")));
     held_back(&server, || write(&server, &text[..text.len() - "me\n".len()]));
     let line = lines(&server, "ERROR", "was held back").pop().unwrap();
-    assert!(line["message"].as_str().unwrap().contains("only the beginning"), "{line}");
+    assert!(
+        line["message"].as_str().unwrap().contains("cut off: it is the beginning of the current file."),
+        "{line}"
+    );
     reloaded(&server, || write(&server, &text.replace("  x-actor-id: id\n", "")));
 }
 
@@ -416,6 +430,30 @@ fn for_people_the_diagnostics_stand_on_lines_of_their_own() {
     let log = server.log().text();
     assert!(log.contains("\nerror: tokens[0].actr: unknown key `actr`; did you mean `actor`?\n"), "{log}");
     assert!(!log.contains("a-token-0123456789"), "{log}");
+}
+
+#[test]
+fn headers_that_envoy_must_be_configured_for_are_named() {
+    let text = one_token(OLD);
+    let server = setup(&text).start();
+    let warnings = || lines(&server, "WARN", "envoy-auth-tokens envoy");
+    reloaded(&server, || write(&server, &format!("{text}realm: api\n")));
+    reloaded(&server, || write(&server, &format!("{text}credentials: [bearer, {{header: x-api-key}}]\n")));
+    until(&server, "named", || warnings().len() == 1);
+    let line = warnings().remove(0);
+    assert_eq!(line["headers"], "x-api-key", "{line}");
+    reloaded(&server, || {
+        write(&server, &format!("{text}actor_headers: {{x-actor-id: id, x-actor-team: team}}\n"))
+    });
+    until(&server, "named", || warnings().len() == 2);
+    let line = warnings().remove(1);
+    assert!(line["headers"].as_str().unwrap().contains("x-actor-team"), "{line}");
+    // Fewer headers need no change of Envoy.
+    reloaded(&server, || write(&server, &text.replace("alice", "bob")));
+    reloaded(&server, || write(&server, &text));
+    assert!(warnings().iter().all(
+        |line| !line["headers"].as_str().unwrap().contains("x-api-key") || line["headers"] == "x-api-key"
+    ));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::EnvoyError;
 use super::endpoint::Endpoint;
 use super::tls::{TlsFiles, UpstreamTls};
-use crate::config::Config;
+use crate::config::{Config, EnvoyHeaders};
 use crate::policy::PermittedOverrides;
 use crate::return_to::LogInRedirect;
 
@@ -44,31 +44,17 @@ impl EnvoySettings {
         tls_files: TlsFiles,
     ) -> Result<Self, EnvoyError> {
         let rules = &config.rules;
-        let mut credentials: Vec<String> = Vec::new();
-        let cookie = "cookie".to_owned();
-        for location in rules.locations.order() {
-            // Envoy sends the path with its query in any case.
-            if let Some(header) = location.header()
-                && !credentials.iter().any(|earlier| earlier == header)
-            {
-                credentials.push(header.to_owned());
-            }
-        }
-        let mut emptied = if rules.forward_credentials { Vec::new() } else { credentials.clone() };
-        // There are sessions of our own where there are keys.
-        if config.startup.keys.is_some() && !credentials.contains(&cookie) {
-            credentials.push(cookie.clone());
-        }
-        // The session cookie is removed even where credentials are forwarded.
-        if credentials.contains(&cookie) && !emptied.contains(&cookie) {
-            emptied.push(cookie);
-        }
+        let EnvoyHeaders { credentials, emptied, actor: actor_headers } = EnvoyHeaders::new(
+            &rules.locations,
+            rules.forward_credentials,
+            config.startup.keys.is_some(),
+            &rules.actor_headers,
+        );
         let server = match address {
             Some(address) => address,
             None => Endpoint::from_listen(&config.startup.ext_authz.listen)?,
         };
         let tls = UpstreamTls::new(config.tls.ext_authz.as_ref(), &server, tls_files)?;
-        let actor_headers = rules.actor_headers.iter().map(|header| header.name.to_string()).collect();
         let permitted_overrides = rules.policies.permitted_overrides();
         let redirect = LogInRedirect::new(rules.admin.as_deref(), &rules.session, &rules.locations);
         Ok(Self {
