@@ -21,12 +21,13 @@ mod table;
 mod terminal;
 mod times;
 mod token;
+mod token_output;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches as _, Parser, Subcommand};
 
 use self::accounts::AccountsError;
 use self::admin_api::AdminApi;
@@ -39,6 +40,7 @@ use self::input::read_secret;
 pub use self::input::{Input, InputError};
 use self::keys::KeysError;
 use self::terminal::{escape_controls, in_shell, print_note};
+use self::token_output::TokenOutputError;
 use crate::app::ServeError;
 use crate::config::{Config, Errors, Startup};
 use crate::file_problem::Unwritable;
@@ -127,14 +129,19 @@ pub enum CliError {
     /// Standard output cannot be written to.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
-    /// A token that is shown only once cannot be written to standard output.
-    #[error("cannot write the token to standard output: {source}\n{lost}")]
+    /// A token that is shown only once cannot be written.
+    #[error("cannot write the token to {place}: {source}\n{lost}")]
     TokenLost {
+        /// Standard output, or the path of a file.
+        place: String,
         /// What is the case now, and what to do.
         lost: String,
         /// The error of the operating system.
         source: io::Error,
     },
+    /// The file for a token cannot be created.
+    #[error("--output: {0}")]
+    TokenOutput(#[from] TokenOutputError),
     /// Files cannot be written into a directory.
     #[error("cannot write into the folder {}: {}", path.display(), Unwritable(.source))]
     WriteInto {
@@ -314,10 +321,22 @@ pub fn run() -> Result<CommandOutcome, CliError> {
         }
         // As clap tells that an argument is missing, and with its exit code.
         Err(error) if error.is_usage() => {
-            examples::command().error(ErrorKind::MissingRequiredArgument, error).exit()
+            subcommand(&matches).error(ErrorKind::MissingRequiredArgument, error).exit()
         }
         done => done.map(|()| CommandOutcome::Success),
     }
+}
+
+/// The command that these matches are of, such as `keys create`.
+fn subcommand(mut matches: &ArgMatches) -> clap::Command {
+    let mut command = examples::command();
+    // Gives each command the names of those above it, for the usage.
+    command.build();
+    while let Some((name, below)) = matches.subcommand() {
+        let Some(found) = command.find_subcommand(name).cloned() else { break };
+        (command, matches) = (found, below);
+    }
+    command
 }
 
 impl ConfigFile {
@@ -328,13 +347,6 @@ impl ConfigFile {
     fn load_listeners(&self) -> Result<Startup, CliError> {
         Ok(Config::load_listeners(&self.path)?)
     }
-}
-
-/// Prints a token, which is shown only once, to standard output.  If that fails the token is lost, and `lost` reports
-/// it.
-fn print_token(text: &str, lost: impl FnOnce() -> String) -> Result<(), CliError> {
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|source| CliError::TokenLost { lost: lost(), source })
 }
 
 /// Prints to standard output.  A closed pipe is not an error: the reader has seen enough.

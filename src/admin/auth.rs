@@ -159,7 +159,7 @@ impl Manager {
     /// 403: they came by a key or a token, which own no keys.
     pub fn owner(&self) -> Result<KeyOwner, ApiError> {
         let person = self.principal().person.as_ref().ok_or_else(|| {
-            let problem = "a key or a token owns no keys: come with a password or a session";
+            let problem = "a key or a token cannot own keys: log in with a password";
             ApiError::invalid(InvalidKind::NotAPerson, "owner", problem)
         })?;
         Ok(KeyOwner::Person(person.id.clone()))

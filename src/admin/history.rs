@@ -36,7 +36,7 @@ pub(super) async fn accept(
     manager.check_role(Role::Admin)?;
     with_store_timeout(admin.keys.accept_history(&manager.author(&attempt))).await??;
     attempt.log_accepted_history(manager.principal());
-    let message = "History accepted: within a second every replica takes the key store at its word, also about keys \
+    let message = "History accepted: within a second every replica trusts the key store again, also about keys \
          that were revoked, deleted or rotated before it was restored";
     Ok(Json(Message { message }))
 }

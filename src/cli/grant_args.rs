@@ -56,7 +56,7 @@ pub(super) struct GrantChangeArgs {
     /// Remove the restriction: valid under every policy
     #[arg(long, conflicts_with = "policies", group = "change")]
     no_policies: bool,
-    /// Members of the actor, which replace the present ones: a JSON object
+    /// Members of the actor, which replace the current ones: a JSON object
     #[arg(long, value_name = "JSON", value_parser = json_object, group = "change")]
     actor: Option<Map<String, Value>>,
     /// Remove the added members of the actor

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::CliError;
 use super::envoy::{self, Endpoint};
-use super::{CliError, print, print_note};
+use super::token_output::TokenOutputArgs;
 use crate::config::Config;
 use crate::file_problem::Unwritable;
 use crate::token::{self, PlainToken};
@@ -23,6 +24,8 @@ pub(super) struct InitArgs {
     /// The address of the application behind Envoy: HOST:PORT, unix:/path or unix:@name
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     upstream: Endpoint,
+    #[command(flatten)]
+    output: TokenOutputArgs,
 }
 
 /// Why no first configuration is written.
@@ -52,34 +55,47 @@ impl InitArgs {
         }
         let failed = |source| InitError::Write { path: self.folder.clone(), source };
         fs::create_dir_all(&self.folder).map_err(failed)?;
+        let mut output = self.output.open()?;
         let token = token::generate("eat").map_err(CliError::Randomness)?;
         let digest = PlainToken::new(token.expose().as_bytes())?.digest().to_hex();
         write_new(&config, &config_text(&config, &digest))?;
-        if let Err(error) = self.write_envoy(&config, &envoy) {
+        if let Err(error) = write_envoy(&config, &envoy, &self.listen, &self.upstream) {
             // Without the other half, and with a token that was never shown, it would only be in the way.
             let _ = fs::remove_file(&config);
             return Err(error);
         }
-        print_note(&format!(
+        let about = format!(
             "{} and {} are written.  Next:\n  \
              envoy-auth-tokens serve --config {}\n  \
              envoy --config-path {}\n  \
              curl {}\n\
-             The token, which is shown only once; config.yaml has only its digest:",
+             config.yaml has only the digest of the token.  The token",
             config.display(),
             envoy.display(),
             config.display(),
             envoy.display(),
             curl_arguments(&self.listen),
-        ));
-        print(&format!("{}\n", token.expose()))
+        );
+        let lost = || {
+            format!(
+                "The token is lost: remove {} and {}, and run init again.",
+                config.display(),
+                envoy.display()
+            )
+        };
+        output.write_with_note(&about, &format!("{}\n", token.expose()), lost)
     }
+}
 
-    fn write_envoy(&self, config_path: &Path, path: &Path) -> Result<(), CliError> {
-        let config = Config::load(config_path)?;
-        let text = envoy::bootstrap(&config, config_path, self.listen.clone(), self.upstream.clone())?;
-        Ok(write_new(path, &text)?)
-    }
+fn write_envoy(
+    config_path: &Path,
+    path: &Path,
+    listen: &Endpoint,
+    upstream: &Endpoint,
+) -> Result<(), CliError> {
+    let config = Config::load(config_path)?;
+    let text = envoy::bootstrap(&config, config_path, listen.clone(), upstream.clone())?;
+    Ok(write_new(path, &text)?)
 }
 
 /// What makes curl send the token to Envoy.

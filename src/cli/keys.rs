@@ -26,7 +26,8 @@ pub use self::error::KeysError;
 pub(in crate::cli) use self::key::short_denial;
 use super::admin_api::{Body, KEYS, Life, Response, ServerArgs};
 use super::times::{time_and_distance, timestamp};
-use super::{AdminApi, CliError, escape_controls, print_note, print_token};
+use super::token_output::TokenOutput;
+use super::{AdminApi, CliError, escape_controls};
 use crate::secret::Secret;
 
 #[derive(Debug, Subcommand)]
@@ -130,9 +131,14 @@ enum Issue {
     Rotated { with_overlap: bool },
 }
 
-/// Prints the token alone to standard output, so that it can be piped, and the rest to standard error: what was done, and
+/// Writes the token alone to the output, so that it can be piped, and the rest to standard error: what was done, and
 /// until when the key, or its old token, works.
-fn print_issued(api: &AdminApi, response: &Response, issue: Issue) -> Result<(), CliError> {
+fn print_issued(
+    api: &AdminApi,
+    response: &Response,
+    issue: Issue,
+    output: &mut TokenOutput,
+) -> Result<(), CliError> {
     let IssuedKey { id, name, key, old_secret_until } = response.parse().map_err(KeysError::from)?;
     let done = match issue {
         Issue::Created(_) => "created",
@@ -145,21 +151,21 @@ fn print_issued(api: &AdminApi, response: &Response, issue: Issue) -> Result<(),
         )
     };
     if api.wants_json() {
-        return print_token(&response.to_line(), lost);
+        return output.write(&response.to_line(), lost);
     }
-    let (until, token) = match (issue, old_secret_until) {
-        (Issue::Created(life), _) => (life.sentence(), "Its token"),
+    let (until, what) = match (issue, old_secret_until) {
+        (Issue::Created(life), _) => (life.sentence(), "The token"),
         (Issue::Rotated { .. }, Some(at)) => {
             let at = time_and_distance(Timestamp::now(), at);
-            (format!("Its old token works until {at}."), "Its new token")
+            (format!("Its old token works until {at}."), "The new token")
         }
         (Issue::Rotated { with_overlap: false }, None) => {
-            ("Its old token is denied from now on.".to_owned(), "Its new token")
+            ("Its old token is denied from now on.".to_owned(), "The new token")
         }
         (Issue::Rotated { with_overlap: true }, None) => {
-            (format!("`keys show {id}` says how long its old token works."), "Its new token")
+            (format!("`keys show {id}` says how long its old token works."), "The new token")
         }
     };
-    print_note(&format!("Key {id}, {name}, is {done}.  {until}  {token} is shown this once:"));
-    print_token(&format!("{}\n", key.expose()), lost)
+    let about = format!("Key {id}, {name}, is {done}.  {until}  {what}");
+    output.write_with_note(&about, &format!("{}\n", key.expose()), lost)
 }

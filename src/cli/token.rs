@@ -5,7 +5,7 @@ use std::fmt::Display;
 use clap::{Args, Subcommand};
 
 use super::admin_api::read_secret_or_ask;
-use super::terminal::print_note;
+use super::token_output::TokenOutputArgs;
 use super::{CliError, CommandOutcome, InputError, print};
 use crate::actor::ascii_json;
 use crate::token::{self, FormatError, PlainToken};
@@ -30,6 +30,8 @@ pub(super) struct NewTokenArgs {
     /// The name of the entry, for logs and metrics
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    output: TokenOutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -60,13 +62,13 @@ impl NewTokenArgs {
         if !is_prefix {
             return Err(CliError::TokenPrefix);
         }
+        let mut output = self.output.open()?;
         let token = token::generate(&self.prefix).map_err(CliError::Randomness)?;
         let entry = entry(token.expose(), self.name.as_deref())?;
-        print_note(&format!(
-            "# The entry for `tokens`.  Replace CHANGE-ME with the id of the actor:\n{entry}\n\
-             # The token.  It is shown only once and is not stored:"
-        ));
-        print(&format!("{}\n", token.expose()))
+        let about =
+            format!("# The entry for `tokens`.  Replace CHANGE-ME with the id of the actor:\n{entry}\n# The token");
+        let lost = || "The token is lost: run the command again.".to_owned();
+        output.write_with_note(&about, &format!("{}\n", token.expose()), lost)
     }
 }
 
@@ -95,7 +97,7 @@ impl CheckTokenArgs {
             Ok(prefix) => {
                 print(&format!(
                     "This is a token in the format of envoy-auth-tokens, with the prefix {prefix} and a correct checksum.\n\
-                     `envoy-auth-tokens keys find` tells whether it is valid, and who owns it.\n"
+                     `envoy-auth-tokens keys find` shows whether it is valid, and who owns it.\n"
                 ))?;
                 Ok(CommandOutcome::Success)
             }

@@ -1,5 +1,6 @@
 //! `init`: what it writes runs.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -64,6 +65,26 @@ fn the_curl_that_it_shows_reaches_the_listener() {
         let expected = format!("curl -H 'Authorization: Bearer TOKEN' {curl}");
         assert!(ran.stderr.contains(&expected), "{ran:?}");
     }
+}
+
+#[test]
+fn its_token_is_written_to_a_new_file() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (project, token) = (folder.path().join("project"), folder.path().join("first.token"));
+    let arguments = ["--output", token.to_str().unwrap()];
+    let ran = init(&project, &arguments);
+    assert_eq!((ran.code(), ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    let text = std::fs::read_to_string(&token).unwrap();
+    assert!(text.starts_with("eat_") && text.lines().count() == 1 && !ran.stderr.contains(text.trim_end()));
+    assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
+    // A second run changes nothing, in the same folder and in another one.
+    for again in [project, folder.path().join("other")] {
+        let ran = init(&again, &arguments);
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.stderr.contains("exists already"), "{ran:?}");
+        assert_eq!(std::fs::read_to_string(&token).unwrap(), text);
+    }
+    assert!(!folder.path().join("other/config.yaml").exists());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `envoy-auth-tokens keys …` against a running server's admin API.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -334,7 +335,7 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     let several = keys(admin, &["delete", "ci deploys"]);
     assert_eq!((several.code(), several.stdout.as_str()), (Some(1), ""), "{several:?}");
     assert!(
-        several.stderr.contains("say which by its id") && several.stderr.lines().count() == 3,
+        several.stderr.contains("Use the id of the key:") && several.stderr.lines().count() == 3,
         "{several:?}"
     );
 }
@@ -477,10 +478,10 @@ fn a_leaked_token_is_found_and_its_text_stays_here() {
     let found = find(&created.stdout, &[]);
     assert_eq!(found.code(), Some(0), "{found:?}");
     assert!(found.stdout.contains("Name:          ci\n"), "{found:?}");
-    assert!(found.stdout.ends_with("Token:         the present one\n"), "{found:?}");
+    assert!(found.stdout.ends_with("Token:         current\n"), "{found:?}");
     assert_eq!(keys(admin, &["rotate", "ci", "--overlap", "1h"]).code(), Some(0));
     let found = find(&created.stdout, &[]);
-    assert!(found.stdout.ends_with("Token:         one that rotation replaced\n"), "{found:?}");
+    assert!(found.stdout.ends_with("Token:         replaced by a rotation\n"), "{found:?}");
     let json: Value = serde_json::from_str(&find(&created.stdout, &["--json"]).stdout).expect("JSON");
     assert_eq!((&json["key"]["name"], &json["secret"]), (&"ci".into(), &"replaced".into()));
     let unknown = find("somebody-elses-token", &[]);
@@ -804,9 +805,9 @@ fn tokens_of_a_rotation_that_fails_for_one_key_are_told_apart() {
     assert_eq!((rotated.code(), rotated.stdout.lines().count()), (Some(1), 2), "{rotated:?}");
     assert!(rotated.stdout.lines().all(|line| line.starts_with("eat_")), "{rotated:?}");
     let note =
-        "Key 1, a, is rotated.  Its old token is denied from now on.  Its new token is shown this once:\n";
+        "Key 1, a, is rotated.  Its old token is denied from now on.  The new token is shown only once:\n";
     assert!(rotated.stderr.starts_with(note), "{rotated:?}");
-    let disabled = "API key is disabled (409): `keys enable 2` makes it valid again\n";
+    let disabled = "API key is disabled (409): `keys enable 2` enables it\n";
     assert!(rotated.stderr.contains(&format!("error: b: {disabled}")), "{rotated:?}");
     let order = "note: standard output has the new tokens of these keys, in this order: a (id 1), c (id 3)\n";
     assert!(rotated.stderr.ends_with(&format!("{order}error: 1 of 3 failed\n")), "{rotated:?}");
@@ -816,7 +817,7 @@ fn tokens_of_a_rotation_that_fails_for_one_key_are_told_apart() {
     assert_eq!((one.code(), one.stderr), (Some(1), format!("error: {disabled}")));
     assert_eq!(keys(admin, &["revoke", "c"]).code(), Some(0));
     let dead = keys(admin, &["edit", "c", "--ttl", "1d"]);
-    let revoked = "error: API key is revoked or expired (409): it is revoked for good, and `keys create` makes another one\n";
+    let revoked = "error: API key is revoked or expired (409): it was revoked, which cannot be undone; `keys create` creates another key\n";
     assert_eq!((dead.code(), dead.stderr.as_str()), (Some(1), revoked));
 }
 
@@ -847,6 +848,85 @@ fn a_token_that_cannot_be_written_is_said_to_be_lost() {
     assert_eq!(lost.code(), Some(1), "{lost:?}");
     assert!(lost.stderr.contains("note: not attempted: lost7\n"), "{lost:?}");
     assert!(lost.stderr.contains("is rotated, but its token was not delivered"), "{lost:?}");
+}
+
+#[test]
+fn tokens_are_written_to_a_new_file_that_only_its_owner_can_read() {
+    let (server, admin) = start();
+    let file = server.folder().join("token");
+    let path = file.to_str().unwrap();
+    let text = || std::fs::read_to_string(&file).unwrap();
+    let listed = || serde_json::from_str::<Value>(&keys(admin, &["list", "--json"]).stdout).unwrap();
+    let created = keys(admin, &["create", "a", "--role", "Viewer", "--output", path]);
+    assert_eq!((created.code(), created.stdout.as_str()), (Some(0), ""), "{created:?}");
+    assert!(created.stderr.ends_with(&format!("The token is in {path}.\n")), "{created:?}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!((refused(&server, "/", &text()), text().lines().count()), (None, 1));
+    // What is there stays, and nothing is created.
+    let before = text();
+    for arguments in
+        [&["create", "b", "--role", "Viewer", "--output", path][..], &["rotate", "a", "--output", path]]
+    {
+        let again = keys(admin, arguments);
+        assert_eq!((again.code(), again.stdout.as_str()), (Some(1), ""), "{again:?}");
+        assert!(again.stderr.contains(&format!("{path} exists already: nothing was created")), "{again:?}");
+        assert_eq!((text(), refused(&server, "/", &before)), (before.clone(), None));
+        assert_eq!(listed().as_array().unwrap().len(), 1);
+    }
+    // A command that fails leaves no file.
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(keys(admin, &["create", "a", "--role", "Viewer", "--output", path]).code(), Some(1));
+    assert!(!file.exists());
+    // Of several keys, each has a line.
+    assert_eq!(keys(admin, &["create", "b", "--role", "Viewer"]).code(), Some(0));
+    assert_eq!(keys(admin, &["rotate", "a", "b", "--output", path]).code(), Some(0));
+    assert!(text().lines().count() == 2 && text().lines().all(|line| refused(&server, "/", line).is_none()));
+    assert!(refused(&server, "/", &before).is_some());
+    // Tokens of accounts, and those of no server.
+    let accounts = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.arg("accounts").args(arguments).args([
+            "--token-file",
+            "-",
+            "--url",
+            &format!("http://{admin}"),
+        ]);
+        run(command, ROOT)
+    };
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(accounts(&["create", "robots"]).code(), Some(0));
+    assert_eq!(accounts(&["create-token", "robots", "ci", "--output", path]).code(), Some(0));
+    assert_eq!(refused(&server, "/", &text()), None);
+    std::fs::remove_file(&file).unwrap();
+    for expected in [0, 1] {
+        let mut command = Command::new(BINARY);
+        command.args(["token", "new", "--output", path]);
+        let ran = run(command, "");
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(expected), ""), "{ran:?}");
+        assert!(text().starts_with("eat_"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_wrong_url_and_a_missing_credential_are_explained() {
+    let (_server, admin) = start();
+    let at = |url: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["keys", "list", "--token-file", "-", "--url", url]);
+        let ran = run(command, ROOT);
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        ran.stderr
+    };
+    let below = at(&format!("http://{admin}/api"));
+    assert!(below.contains("the URL is that of the admin listener, without a path"), "{below}");
+    let unknown = at("http://no-such-host.invalid:9192");
+    assert!(unknown.contains("the host name no-such-host.invalid in http://no-such-host"), "{unknown}");
+    assert!(unknown.contains(" is unknown: ") && !unknown.contains("that the server runs"), "{unknown}");
+    let mut command = Command::new(BINARY);
+    command.args(["keys", "create", "a", "--role", "Viewer"]);
+    let without = run(command, "");
+    assert_eq!(without.code(), Some(2), "{without:?}");
+    assert!(without.stderr.contains("Usage: envoy-auth-tokens keys create "), "{without:?}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub enum AccountsError {
         own_id: i64,
     },
     /// Of several things that are named one is not found.
-    #[error("{0}\nNothing is done: all that are named are looked up first.")]
+    #[error("{0}\nNothing was changed, because one name or id was not found.")]
     NothingDone(#[source] Box<AccountsError>),
     /// A live token of the account has the name.
     #[error("{source}: {advice}")]
@@ -46,7 +46,7 @@ pub enum AccountsError {
         advice: String,
     },
     /// Several tokens of the account have the name.
-    #[error("{name:?} may be one of several tokens: say which by its id, of {ids}")]
+    #[error("several tokens have the name {name:?}. Use one of the ids {ids}")]
     AmbiguousToken {
         /// The name.
         name: String,
@@ -62,6 +62,6 @@ pub enum AccountsError {
         all: usize,
     },
     /// `edit`: a name is for one account.
-    #[error("--name is for one account alone: two cannot have the same")]
+    #[error("--name is for one account: two accounts cannot have the same name")]
     NameForSeveral,
 }

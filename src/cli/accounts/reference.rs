@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(choose("ci", tokens()).expect("one").id, 2);
         assert_eq!(choose("CI", tokens()).expect("the case of letters does not count").id, 2);
         let error = choose("old", tokens()).expect_err("two").to_string();
-        assert_eq!(error, "\"old\" may be one of several tokens: say which by its id, of 3, 4");
+        assert_eq!(error, "several tokens have the name \"old\". Use one of the ids 3, 4");
         assert!(choose("none", tokens()).is_err());
     }
 }

@@ -10,7 +10,8 @@ use super::super::admin_api::{AdminApiError, Body, Life, Response, ServerArgs};
 use super::super::keys::taken_name_advice;
 use super::super::table::TablePrinter;
 use super::super::times::parse_life;
-use super::super::{CliError, escape_controls, print, print_note, print_token};
+use super::super::token_output::TokenOutputArgs;
+use super::super::{CliError, escape_controls, print, print_note};
 use super::account::{ListedToken, TOKEN_HEADINGS};
 use super::reference::{Reference, resolve};
 use super::{AccountsError, account_path};
@@ -42,6 +43,8 @@ pub(in crate::cli) struct CreateTokenArgs {
     /// The purpose of the token, at most 500 characters
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
+    #[command(flatten)]
+    output: TokenOutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +77,7 @@ impl ListTokensArgs {
 
 impl CreateTokenArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
+        let mut output = self.output.open()?;
         let api = self.server.open().map_err(AccountsError::from)?;
         let id = self.account.account(&api)?;
         let life = Life::new(&api, self.ttl, self.no_expiry).map_err(AccountsError::from)?;
@@ -91,10 +95,10 @@ impl CreateTokenArgs {
         let token = format!("Token {id}, {}, of {}", escape_controls(&name), self.account);
         let lost = || format!("{token} is created, but was not delivered: `keys rotate {id}` replaces it.");
         if api.wants_json() {
-            return print_token(&response.to_line(), lost);
+            return output.write(&response.to_line(), lost);
         }
-        print_note(&format!("{token} is created.  {}  It is shown only once:", life.sentence()));
-        print_token(&format!("{}\n", key.expose()), lost)
+        let about = format!("{token} is created.  {}  The token", life.sentence());
+        output.write_with_note(&about, &format!("{}\n", key.expose()), lost)
     }
 }
 

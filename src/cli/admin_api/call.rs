@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::de::IoRead;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -23,6 +23,9 @@ use super::{AdminApi, AdminApiError, AdminUrl, REQUEST_TIMEOUT, tls};
 
 /// The largest body of an error that is read, in bytes.
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
+
+/// The message of the admin listener about a path where it has nothing.
+const NO_ROUTE: &str = "Not found";
 
 /// The header that says how many items a list has, of which the body is one page.
 const TOTAL_COUNT: &str = "x-total-count";
@@ -168,6 +171,11 @@ impl StreamedResponse {
             return body.failure(AdminApiError::UnexpectedBody);
         }
         match serde_json::from_slice(&text) {
+            Ok(Message { message, .. })
+                if status == StatusCode::NOT_FOUND && message == NO_ROUTE && !body.url.path().is_empty() =>
+            {
+                AdminApiError::NothingAtPath(body.url.clone())
+            }
             Ok(Message { message, details }) => AdminApiError::Api(ApiAnswer {
                 message: escape_controls(&message),
                 details,
@@ -294,7 +302,13 @@ impl AdminApi {
         let url = &self.url;
         // Before the connection: a file that cannot be read is not the server's fault.
         let client = if url.is_plain() { None } else { Some(tls::Client::new(&self.arguments)?) };
-        let stream = TcpStream::connect((url.host(), url.port()))
+        let unknown = |source| AdminApiError::UnknownHost {
+            host: escape_controls(url.host()),
+            url: url.clone(),
+            source,
+        };
+        let addresses: Vec<_> = lookup_host((url.host(), url.port())).await.map_err(unknown)?.collect();
+        let stream = TcpStream::connect(addresses.as_slice())
             .await
             .map_err(|source| AdminApiError::Unreachable { url: url.clone(), source })?;
         match client {

@@ -88,6 +88,16 @@ pub enum AdminApiError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// The host of the URL is unknown.
+    #[error("the host name {host} in {url} is unknown: {source}: correct the URL, or check the DNS")]
+    UnknownHost {
+        /// The host.
+        host: String,
+        /// The server's URL.
+        url: AdminUrl,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// The call took too long.
     #[error("no answer from {0} within {REQUEST_TIMEOUT:?}")]
     Timeout(AdminUrl),
@@ -133,6 +143,12 @@ pub enum AdminApiError {
         /// The status, which is not 2xx.
         status: StatusCode,
     },
+    /// The server has nothing at the path of the URL.
+    #[error(
+        "{0} has no admin API (404): the URL is that of the admin listener, without a path, unless the server's \
+         `admin.public_url` has one"
+    )]
+    NothingAtPath(AdminUrl),
     /// The body of a response is not the API's.  The parser's error is dropped: it may quote a token.
     #[error("{0} does not answer as the admin API does: check that the URL is that of the admin listener")]
     UnexpectedBody(AdminUrl),

@@ -76,7 +76,7 @@ pub enum GrafanaError {
     NoOrganisation(i64),
     /// A file of a configuration, and arguments about a database.
     #[error(
-        "--org, --dry-run and the arguments about a server are for Grafana's database file; this file is not one"
+        "it is not a SQLite file; --org, --dry-run and the arguments about a server are for Grafana's database file only"
     )]
     NoDatabase,
     /// The file of the new tokens is not named.

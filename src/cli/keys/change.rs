@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::super::admin_api::{Body, Response, ServerArgs};
 use super::super::grant_args::{GrantChangeArgs, role_parser};
 use super::super::times::{parse_life, parse_seconds};
+use super::super::token_output::TokenOutputArgs;
 use super::super::{AdminApi, CliError, escape_controls, print, print_note};
 use super::key::ListedKey;
 use super::list::print_details;
@@ -70,6 +71,8 @@ pub(in crate::cli) struct RotateKeysArgs {
     /// How long the old token stays valid, such as 1h, at most 7 days [default: it is denied at once]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     overlap: Option<i64>,
+    #[command(flatten)]
+    output: TokenOutputArgs,
 }
 
 impl ShowKeysArgs {
@@ -132,6 +135,8 @@ impl NamedKeysArgs {
 
 impl RotateKeysArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
+        // Several keys: one line for each, as on standard output.
+        let mut output = self.output.open()?;
         let api = self.server.open().map_err(KeysError::from)?;
         let body = self.overlap.map_or_else(|| json!({}), |seconds| json!({ "overlapSeconds": seconds }));
         let mut rotated = Vec::new();
@@ -140,14 +145,14 @@ impl RotateKeysArgs {
             let response = api
                 .call(Method::POST, &key_path(found.id, "/rotate"), Body::Json(&body))
                 .map_err(KeysError::from)?;
-            print_issued(&api, &response, Issue::Rotated { with_overlap })?;
+            print_issued(&api, &response, Issue::Rotated { with_overlap }, &mut output)?;
             rotated.push(format!("{key} (id {})", found.id));
             Ok(())
         });
         // There are fewer lines of tokens than keys, so the lines can no longer be assigned to the keys.
         if done.is_err() && !rotated.is_empty() {
             print_note(&format!(
-                "note: standard output has the new tokens of these keys, in this order: {}",
+                "note: {output} has the new tokens of these keys, in this order: {}",
                 rotated.join(", ")
             ));
         }
@@ -250,10 +255,10 @@ fn explained(error: CliError, key: &ListedKey) -> CliError {
         other => return other,
     };
     let advice = match source.answer().map(|answer| answer.message.as_str()) {
-        Some("API key is disabled") => Some(format!("`keys enable {}` makes it valid again", key.id)),
+        Some("API key is disabled") => Some(format!("`keys enable {}` enables it", key.id)),
         Some("API key is revoked or expired") => key
-            .dead_state(Timestamp::now())
-            .map(|state| format!("it is {state} for good, and `keys create` makes another one")),
+            .why_dead(Timestamp::now())
+            .map(|problem| format!("{problem}; `keys create` creates another key")),
         Some(_) | None => None,
     };
     match advice {

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::super::admin_api::{AdminApiError, Body, Life, ServerArgs};
 use super::super::grant_args::{GrantArgs, role_parser};
 use super::super::times::parse_life;
+use super::super::token_output::TokenOutputArgs;
 use super::super::{CliError, in_shell};
 use super::{Issue, KEYS, KeysError, print_issued};
 
@@ -35,10 +36,13 @@ pub(in crate::cli) struct CreateKeyArgs {
     /// Create a key of your own: it stands for you, with at most your role
     #[arg(long, conflicts_with = "account", group = "whose")]
     mine: bool,
+    #[command(flatten)]
+    output: TokenOutputArgs,
 }
 
 impl CreateKeyArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
+        let mut output = self.output.open()?;
         let api = self.server.open().map_err(KeysError::from)?;
         let life = Life::new(&api, self.ttl, self.no_expiry).map_err(KeysError::from)?;
         let mut body = json!({ "name": self.name });
@@ -58,7 +62,7 @@ impl CreateKeyArgs {
         }
         let response = api.call(Method::POST, KEYS, Body::Json(&body));
         let response = response.map_err(|error| name_taken(error, &self.name, account.as_deref()))?;
-        print_issued(&api, &response, Issue::Created(life))
+        print_issued(&api, &response, Issue::Created(life), &mut output)
     }
 }
 

@@ -28,8 +28,8 @@ pub enum KeysError {
     NoSuchId(i64),
     /// No key has the id, but keys have it as their name.
     #[error(
-        "there is no key with the id {name}: a name of digits alone is read as an id. Name the key by its own \
-         id:{candidates}"
+        "there is no key with the id {name}: a name of digits alone is read as an id. Use the id of \
+         the key:{candidates}"
     )]
     NameIsNoId {
         /// The name, which looks like an id.
@@ -38,7 +38,7 @@ pub enum KeysError {
         candidates: Candidates,
     },
     /// Of several keys that are named one is not found.
-    #[error("{0}\nNothing is done, to no key: all that are named are looked up first.")]
+    #[error("{0}\nNo key was changed, because one name or id was not found.")]
     NothingDone(#[source] Box<KeysError>),
     /// The state of the key does not let it.
     #[error("{source}: {advice}")]
@@ -52,7 +52,7 @@ pub enum KeysError {
     #[error("--dry-run is for criteria such as --created-by: `keys show` shows keys that are named")]
     DryRunOfNames,
     /// Several keys have the name.
-    #[error("{name:?} may be one of several keys: say which by its id{candidates}")]
+    #[error("several keys have the name {name:?}. Use the id of the key:{candidates}")]
     AmbiguousName {
         /// The name.
         name: String,
@@ -68,7 +68,7 @@ pub enum KeysError {
         all: usize,
     },
     /// `edit`: a name is for one key.
-    #[error("--name is for one key alone: two of one owner cannot have the same")]
+    #[error("--name is for one key: two keys of one owner cannot have the same name")]
     NameForSeveral,
     /// Standard input should be two things at once.
     #[error("standard input cannot be both the credential and {0}")]

@@ -50,7 +50,7 @@ impl FindKeyArgs {
                     print_note(if token.has_issued_format() {
                         "note: the store has no key with this token, live or dead"
                     } else {
-                        "note: this is not the format of issued tokens, or its checksum is wrong: `token check` says which"
+                        "note: this is not the format of issued tokens, or its checksum is wrong: `token check` shows which"
                     });
                     print_note(
                         "note: a token of the configuration is no key: `envoy-auth-tokens explain --path / --token-file FILE` \
@@ -65,8 +65,8 @@ impl FindKeyArgs {
         }
         let FoundKey { key, secret } = response.parse().map_err(KeysError::from)?;
         let secret = match secret {
-            FoundSecret::Current => "the present one",
-            FoundSecret::Replaced => "one that rotation replaced",
+            FoundSecret::Current => "current",
+            FoundSecret::Replaced => "replaced by a rotation",
         };
         print(&format!("{}{:<14} {secret}\n", key.details(Timestamp::now()), "Token:"))
     }

@@ -67,9 +67,13 @@ impl ListedKey {
         !self.is_revoked && self.expiration.is_none_or(|expiration| now < expiration)
     }
 
-    /// Whether it is `revoked` or `expired`, where it is one of these.
-    pub fn dead_state(&self, now: Timestamp) -> Option<&'static str> {
-        (!self.is_live(now)).then(|| self.status(now))
+    /// Why it can never be valid again; `None` where it is live.
+    pub fn why_dead(&self, now: Timestamp) -> Option<&'static str> {
+        match (self.is_revoked, self.is_live(now)) {
+            (true, _) => Some("it was revoked, which cannot be undone"),
+            (false, false) => Some("it has expired and cannot be renewed"),
+            (false, true) => None,
+        }
     }
 
     /// For a revoked key: who revoked it, and when.

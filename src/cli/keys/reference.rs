@@ -149,7 +149,7 @@ mod tests {
         let error = found("ci").expect_err("three").to_string();
         assert_eq!(
             error,
-            "\"ci\" may be one of several keys: say which by its id\n  1  ci, no owner, live\n  \
+            "several keys have the name \"ci\". Use the id of the key:\n  1  ci, no owner, live\n  \
              2  robots/ci, of the account robots, live\n  4  ann/ci, of ann, live"
         );
         let error = found("old").expect_err("two").to_string();
