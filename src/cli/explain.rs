@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use self::explanation::Explanation;
+use self::explanation::{Explanation, Step};
 use self::log_line::LoggedDecision;
 #[cfg(feature = "ldap")]
 use self::person::ExplainedPerson;
@@ -169,6 +169,10 @@ impl ExplainArgs {
         let mut explanation =
             decide(&config.startup, snapshot, &positions, file, &input, keys, self.connect).await?;
         if let Some(line) = line {
+            let is_unknown = explanation.reason == DenyReason::UnknownToken.as_str();
+            if is_unknown && self.secrets.are_none() {
+                explanation.identity = Step { says: line.unknown_credential(), at: None };
+            }
             explanation.notes.extend(line.notes());
             let policy = explanation.policy.as_deref();
             explanation.logged = Some(line.compare(explanation.decision, explanation.reason, policy));

@@ -449,7 +449,16 @@ fn a_line_that_would_be_decided_otherwise_now_says_so() {
     );
     // Whoever is no longer configured is nobody.
     let without = Server::with("tokens: [{token: other-token-0123456789, name: o, actor: {id: o}}]\n");
-    assert_eq!(explain(&without, &["--log-line", "-"], &line)["reason"], "unknown_token");
+    let gone = explain(&without, &["--log-line", "-"], &line);
+    assert_eq!(gone["reason"], "unknown_token");
+    let says = gone["identity"]["says"].as_str().unwrap();
+    assert!(says.starts_with("a credential that is unknown now: the line names the token `"), "{says}");
+    // The line of an unknown token has nothing about it.
+    let unknown = [("x-request-id", "u"), ("authorization", "Bearer unknown-token-0123456789")];
+    grpc::check(&server, grpc::request("GET", "h", "/admin", &unknown));
+    let unknown = explain(&now, &["--log-line", "-"], &server.decision("u").to_string());
+    assert_eq!((&unknown["reason"], &unknown["logged"]["agrees"]), (&json!("unknown_token"), &json!(true)));
+    assert_eq!(unknown["identity"]["says"], "an unknown token: the line has no other information about it");
     for wrong in ["allowed GET /", "{}", r#"{"decision": "allowed"}"#] {
         let ran = run(now.command(["explain", "--log-line", "-"]), wrong);
         assert_eq!(ran.code(), Some(1), "{ran:?}");
@@ -486,7 +495,7 @@ fn issued_keys_are_looked_up_with_keys_and_the_store_is_not_changed() {
     let blind = explain(&setup, &["--path", "/", "--token-file", "-"], &key);
     assert_eq!(blind["reason"], "unknown_token");
     assert!(blind["notes"][0].as_str().unwrap().contains("--keys"), "{blind}");
-    assert!(blind["identity"]["says"].as_str().unwrap().contains("right checksum"), "{blind}");
+    assert!(blind["identity"]["says"].as_str().unwrap().contains("with a correct checksum"), "{blind}");
     let seeing = explain(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
     assert_eq!((&seeing["decision"], &seeing["notes"]), (&json!("allowed"), &json!([])), "{seeing}");
     assert_eq!(seeing["credential"]["kind"], "key");
@@ -759,4 +768,46 @@ default: {{allow: {{role: Viewer}}}}
     slapd.administrator().leave("cn=staff,ou=groups,dc=example,dc=org", &person("bob"));
     let again = explain(&setup, &["--log-line", "-", "--connect"], &line);
     assert_eq!(again["logged"]["agrees"], json!(false), "{again}");
+}
+
+/// The commands of this program that a text names in backticks.
+fn named_commands(text: &str) -> impl Iterator<Item = &str> {
+    let programs = ["explain ", "keys ", "accounts ", "token ", "check", "health", "envoy-auth-tokens "];
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(move |text| programs.iter().any(|program| text.starts_with(program)))
+}
+
+#[test]
+fn the_commands_that_a_reason_advises_exist_and_have_all_their_arguments() {
+    let config = format!("{CONFIG}keys: {{store: 'sqlite:keys.db'}}\nadmin: {{listen: '127.0.0.1:0'}}\n");
+    let server = Server::with(&config).start();
+    // Of the running server's folder, where the key store is.
+    let setup = Server::with(
+        &config.replace("sqlite:keys.db", &format!("sqlite:{}/keys.db", server.folder().display())),
+    );
+    let token = server.folder().join("token");
+    std::fs::write(&token, "alice-token-0123456789").unwrap();
+    let mut commands = Vec::new();
+    for reason in envoy_auth_tokens::deny_reason::DenyReason::ALL {
+        let ran = run(setup.command(["explain", "--json", "--reason", reason.as_str()]), "");
+        let advice: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let texts = format!("{} {}", advice["meaning"].as_str().unwrap(), advice["remedy"].as_str().unwrap());
+        commands.extend(named_commands(&texts).map(str::to_owned));
+    }
+    commands.sort();
+    commands.dedup();
+    assert!(commands.iter().any(|command| command.starts_with("explain --path / ")), "{commands:?}");
+    for command in commands {
+        let words =
+            command.split(' ').map(|word| if word == "FILE" { token.to_str().unwrap() } else { word });
+        let mut process = setup.command(words);
+        process.env("ENVOY_AUTH_TOKENS_TOKEN_FILE", &token);
+        process.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{}", server.admin()));
+        let ran = run(process, "");
+        assert_ne!(ran.code(), Some(2), "`{command}` cannot be parsed: {ran:?}");
+        if command.contains("--token-file") {
+            assert_eq!(ran.code(), Some(0), "{ran:?}");
+            assert!(ran.stdout.contains("\nidentity     token `tokens[0]`"), "{ran:?}");
+        }
+    }
 }

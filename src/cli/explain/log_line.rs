@@ -187,6 +187,19 @@ impl LoggedDecision {
         Ok(())
     }
 
+    /// The credential of the line, if it is unknown now, as far as the line has it.
+    pub(super) fn unknown_credential(&self) -> String {
+        match &self.credential {
+            None => "an unknown token: the line has no other information about it".to_owned(),
+            Some(LoggedCredential { kind, name, .. }) => {
+                format!(
+                    "a credential that is unknown now: the line names the {kind} `{}`",
+                    name.escape_debug()
+                )
+            }
+        }
+    }
+
     /// Compares the line with what is decided now.
     pub(super) fn compare(&self, decision: &str, reason: &str, policy: Option<&str>) -> LoggedComparison {
         let (was, is) = (

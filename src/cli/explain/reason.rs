@@ -167,9 +167,9 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "duplicate_credential",
-        "One location carries two credentials, such as two `authorization` headers.",
+        "One location carries two credentials, such as two `authorization` headers, or one value with a comma (two headers that a proxy joined).",
         Client,
-        "Send one. A proxy that adds a credential must replace that of the client.",
+        "Send one, without a comma. A proxy that adds a credential must replace that of the client.",
     ),
     advice(
         "request_too_large",
@@ -202,7 +202,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The token is neither in the configuration nor an API key.",
         Client,
         "Check that it is the right token, and of this installation. The operator checks that the configuration \
-         reads the same secret; `explain --keys --token-file FILE` tells what the token is.",
+         reads the same secret; `explain --path / --keys --token-file FILE` shows what the token is, in the line `identity`.",
     ),
     advice(
         "expired_token",
@@ -215,21 +215,21 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "revoked_token",
         "The token belongs to an API key that was revoked, deleted or rotated.",
         Administrator,
-        "Create a new key. The audit log tells who revoked this one. After a restore of the store: first revoke \
+        "Create a new key. The audit log shows who revoked this one. After a restore of the store: first revoke \
          again the keys that were revoked since the backup; then run `keys accept-history`.",
     ),
     advice(
         "disabled_token",
         "The API key or its service account is disabled; or its account or its owner no longer exists.",
         Administrator,
-        "`keys show NAME` tells which. Enable the key or the account (`keys enable`, `accounts enable`), or \
+        "`keys show NAME` shows which. Enable the key or the account (`keys enable`, `accounts enable`), or \
          create a new key.",
     ),
     advice(
         "wrong_password",
-        "The user name is unknown, or the password is wrong. The answer does not tell which.",
+        "The user name is unknown, or the password is wrong. The answer does not show which.",
         Client,
-        "Check the name and the password. For people of a directory `explain --user NAME --connect` tells \
+        "Check the name and the password. For people of a directory `explain --user NAME --connect` shows \
          whether they are found.",
     ),
     advice(
@@ -300,7 +300,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "directory_unavailable",
         "The directory does not answer, or the limit of requests to it is reached.",
         Operator,
-        "`check --connect` tests each server. `envoy_auth_tokens_directory_questions_total` tells which: \
+        "`check --connect` tests each server. `envoy_auth_tokens_directory_questions_total` shows which: \
          `unavailable` or `limited`.",
     ),
     advice(
@@ -308,7 +308,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The token may be an API key, or the cookie a session, and the key store was never read or is older than `keys.max_staleness`.",
         Operator,
         "`check --connect` tests the store; the log has its error. `envoy_auth_tokens_keys_store_lag_seconds` \
-         tells since when.",
+         shows since when.",
     ),
 ];
 

@@ -207,13 +207,15 @@ impl ExplainedDecision<'_> {
             return step(principal_shown(principal), self.principal_at(principal));
         }
         if self.trace.selected.is_empty() {
-            return step("no credential was looked for".to_owned(), None);
+            return step("the request was denied before a credential was read".to_owned(), None);
         }
         match &self.trace.presented {
             None if self.trace.denied.is_some() => {
                 step("the content of the location is denied before any lookup".to_owned(), None)
             }
-            None => step("anonymous: no credential of ours".to_owned(), None),
+            None => {
+                step("anonymous: there is no credential in the locations of `credentials`".to_owned(), None)
+            }
             Some(Presented::Token { digest, issued_format }) => {
                 if let Some(principal) = self.snapshot().tokens.get(digest) {
                     return step(principal_shown(principal), self.principal_at(principal));
@@ -286,8 +288,7 @@ impl ExplainedDecision<'_> {
     }
 
     fn unknown_token(&self, issued_format: bool) -> Step {
-        let form =
-            if issued_format { ", in the form of those we issue and with a right checksum" } else { "" };
+        let form = if issued_format { ", in the format of issued keys with a correct checksum" } else { "" };
         let token = format!("a token that the configuration does not have{form}");
         let which = self.rejected_key();
         let says = match (self.trace.denied, self.keys) {
