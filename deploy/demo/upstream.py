@@ -37,7 +37,11 @@ class Show(http.server.BaseHTTPRequestHandler):
 
 def main():
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Show) as server:
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Show)
+    except OSError as error:
+        sys.exit(f"error: cannot listen on 127.0.0.1:{port}: {error.strerror}: choose another port")
+    with server:
         print(server.server_address[1], flush=True)
         try:
             server.serve_forever()

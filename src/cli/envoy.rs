@@ -26,7 +26,7 @@ pub(super) struct EnvoyArgs {
     /// Configure the module inside Envoy instead of a separate server
     #[arg(long, conflicts_with = "address")]
     inside: bool,
-    /// With --inside: the path of the module's file on Envoy's machine
+    /// With --inside: the path of the module's file on Envoy's machine; a relative path is made absolute
     #[arg(long, value_name = "PATH", requires = "inside", default_value = parts::MODULE)]
     module: PathBuf,
     /// The address at which Envoy reaches this server: HOST:PORT, unix:/path or unix:@name [default: `ext_authz.listen`]
@@ -106,7 +106,8 @@ impl EnvoyArgs {
         if self.inside {
             let absolute = std::path::absolute(&self.config.path).unwrap_or(self.config.path);
             let path = absolute.to_str().ok_or(EnvoyError::Path("the path of the configuration"))?;
-            let module = self.module.to_str().ok_or(EnvoyError::Path("--module"))?;
+            let module = std::path::absolute(&self.module).unwrap_or(self.module);
+            let module = module.to_str().ok_or(EnvoyError::Path("--module"))?;
             return print(&match self.part {
                 ConfigPart::Bootstrap => parts::bootstrap_inside(&settings, &absolute, path, module),
                 ConfigPart::Filter => parts::module(path, module),

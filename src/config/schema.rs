@@ -288,7 +288,7 @@ pub const ADMIN: Schema = Fields(&[
         "introspect",
         ALLOW,
         AllowBlock,
-        "The allow block of callers of POST /api/auth/introspect (RFC 7662), which tells whether a token is active \
+        "The allow block of callers of POST /api/auth/introspect (RFC 7662), which returns whether a token is active \
          and who its actor is.  It cannot admit anonymous requests.  By default no one.",
     ),
     (

@@ -29,6 +29,17 @@ fn the_demo_runs_to_its_end() {
 }
 
 #[test]
+fn the_application_of_the_demo_says_so_when_its_port_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new("python3");
+    let port = taken.local_addr().unwrap().port().to_string();
+    command.current_dir(tools::root()).args(["deploy/demo/upstream.py", &port]);
+    let ran = run(command, "");
+    assert_eq!((ran.code(), ran.stdout.as_str(), ran.stderr.lines().count()), (Some(1), "", 1), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("127.0.0.1:{port}: Address already in use")), "{ran:?}");
+}
+
+#[test]
 fn the_demo_says_so_when_its_port_is_taken() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();

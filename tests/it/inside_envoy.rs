@@ -793,6 +793,10 @@ fn the_printed_configuration_runs_with_the_module_inside() {
 
     let filter = printed(&setup, &["envoy", "--inside", "--module", module, "--part", "filter"]);
     assert!(config.contains(filter.lines().nth(1).unwrap().trim()), "{filter}");
+    // Envoy has another working directory.
+    let relative = printed(&setup, &["envoy", "--inside", "--module", "libx.so", "--part", "filter"]);
+    let absolute = std::env::current_dir().unwrap().join("libx.so");
+    assert!(relative.contains(absolute.to_str().unwrap()), "{relative}");
     let ran = setup.run(["envoy", "--inside", "--part", "cluster"]);
     assert!(ran.code() != Some(0) && ran.stderr.contains("needs no cluster"), "{ran:?}");
 }

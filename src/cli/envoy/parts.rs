@@ -32,7 +32,7 @@ const DECISION_HEADERS: [(&str, &[&str]); 5] = [
         &["connection"],
     ),
     (
-        "They tell whether another site caused the request, whether a browser navigates, and whether it is a preflight.",
+        "For the rules about cross-site requests, browsers that navigate, and CORS preflights.",
         &["upgrade", "origin", "sec-fetch-site", "sec-fetch-mode", "accept", "access-control-request-method"],
     ),
     ("The target of COPY and MOVE.", &["destination"]),
@@ -233,7 +233,7 @@ const ACCESS_LOG: &str = r#"access_log:
         # Without its query, which may hold a token.
         path: "%PATH(NQ)%"
         status: "%RESPONSE_CODE%"
-        # UAEX: ext_authz denied the request, or got no answer.  `details` tells which.
+        # UAEX: ext_authz denied the request, or got no answer.  `details` shows which.
         flags: "%RESPONSE_FLAGS%"
         details: "%RESPONSE_CODE_DETAILS%"
         request_id: "%REQ(X-REQUEST-ID)%"
