@@ -134,7 +134,7 @@ fn accounts_are_named_by_name_or_id_and_several_at_once() {
         let some = accounts(admin, &[command, "a", "999"]);
         assert_eq!((some.code(), some.stdout.as_str()), (Some(1), ""), "{some:?}");
         let text = "error: there is no service account with the id 999: digits alone are an id, and `accounts list` shows it\n\
-                    Nothing is done: all that are named are looked up first.\n";
+                    Nothing was changed, because one name or id was not found.\n";
         assert_eq!(some.stderr, text);
     }
     assert_eq!(rows(&accounts(admin, &["list", "--disabled"]).stdout).len(), 2);

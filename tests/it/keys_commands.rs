@@ -300,7 +300,7 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     for command in ["revoke", "delete", "disable", "enable", "rotate"] {
         let mistyped = keys(admin, &[command, &id, "999", "ci deploys"]);
         assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
-        let nothing = "Nothing is done, to no key: all that are named are looked up first.\n";
+        let nothing = "No key was changed, because one name or id was not found.\n";
         assert_eq!(mistyped.stderr, format!("{NO_SUCH_ID}{nothing}"));
     }
     assert!(tokens.iter().all(|token| refused(&server, "/", token).is_none()));
@@ -374,7 +374,7 @@ fn keys_are_edited_disabled_and_enabled() {
     assert_eq!(renamed["name"], "ci2");
     let several = keys(admin, &["edit", "ci2", "other", "--name", "third"]);
     assert_eq!(several.code(), Some(1), "{several:?}");
-    assert!(several.stderr.contains("one key alone"), "{several:?}");
+    assert!(several.stderr.contains("is for one key:"), "{several:?}");
     let taken = keys(admin, &["edit", "ci2", "--name", "other"]);
     assert!(taken.code() == Some(1) && taken.stderr.contains("API key name already exists"), "{taken:?}");
 
@@ -755,9 +755,9 @@ fn a_key_works_as_long_as_the_server_proposes_unless_the_command_line_says_other
         (ran.stderr, keys(admin, &["show", arguments[0]]).stdout)
     };
     for (arguments, said, shown) in [
-        (&["proposed"][..], "(in 10 days).  Its token", "(in 10 days)\n"),
-        (&["short", "--ttl", "3d"], "(in 3 days).  Its token", "(in 3 days)\n"),
-        (&["endless", "--no-expiry"], "It never expires.  Its token", "No expiration date\n"),
+        (&["proposed"][..], "(in 10 days).  The token", "(in 10 days)\n"),
+        (&["short", "--ttl", "3d"], "(in 3 days).  The token", "(in 3 days)\n"),
+        (&["endless", "--no-expiry"], "It never expires.  The token", "No expiration date\n"),
     ] {
         let (note, details) = create(admin, arguments);
         assert!(note.contains(said) && details.contains(shown), "{arguments:?}: {note}{details}");
