@@ -208,7 +208,7 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
         (&["create", "x", "--role", "Viewer", "--ttl", "-1d"], "is not negative: write one whole number"),
         (
             &["create", "x", "--role", "Viewer", "--ttl", "0d"],
-            "1s or more; --no-expiry lets it work for ever",
+            "1s or more; --no-expiry makes one that never expires",
         ),
         (&["create", "x", "--role", "Viewer", "--ttl", "1d", "--no-expiry"], "--no-expiry"),
         (&["rotate", "x", "--overlap", "-1h"], "is not negative"),
