@@ -409,7 +409,12 @@ mod tests {
                     word.get_or_insert_default();
                 }
                 (None, ' ') => words.extend(word.take()),
-                (None, '<' | '>' | '|' | ';' | ')' | '&') => break,
+                (None, '>') => {
+                    // `2>`: the number is a stream.
+                    word = word.filter(|word| !word.bytes().all(|byte| byte.is_ascii_digit()));
+                    break;
+                }
+                (None, '<' | '|' | ';' | ')' | '&') => break,
                 (None, '#') if word.is_none() => break,
                 (None, _) => word.get_or_insert_default().push(char),
             }

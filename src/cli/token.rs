@@ -65,8 +65,9 @@ impl NewTokenArgs {
         let mut output = self.output.open()?;
         let token = token::generate(&self.prefix).map_err(CliError::Randomness)?;
         let entry = entry(token.expose(), self.name.as_deref())?;
-        let about =
-            format!("# The entry for `tokens`.  Replace CHANGE-ME with the id of the actor:\n{entry}\n# The token");
+        let about = format!(
+            "# The entry for `tokens`.  Replace CHANGE-ME with the id of the actor:\n{entry}\n# The token"
+        );
         let lost = || "The token is lost: run the command again.".to_owned();
         output.write_with_note(&about, &format!("{}\n", token.expose()), lost)
     }
