@@ -386,7 +386,7 @@ fn the_unix_socket_of_the_sidecar_form_works() {
     let config = manifests::text(&format!("{FOLDER}/config.yaml"));
     assert!(config.contains(&format!("`listen: \"unix:{}\"`", socket.as_str().unwrap())));
     let (before, rest) = config.split_once("  listen: 0.0.0.0:9191\n").unwrap();
-    let (_, after) = rest.split_once("# `check` warns").unwrap();
+    let (_, after) = rest.split_once("# In the shared form the kubelet").unwrap();
 
     let folder = TempDir::new().unwrap();
     let listen = format!("unix:{}", folder.path().join("ext_authz.sock").display());

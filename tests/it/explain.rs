@@ -809,7 +809,7 @@ fn the_commands_that_a_reason_advises_exist_and_have_all_their_arguments() {
         assert_ne!(ran.code(), Some(2), "`{command}` cannot be parsed: {ran:?}");
         if command.contains("--token-file") {
             assert_eq!(ran.code(), Some(0), "{ran:?}");
-            assert!(ran.stdout.contains("\nidentity     token `tokens[0]`"), "{ran:?}");
+            assert!(ran.stdout.contains("\nidentity     token `token-1`"), "{ran:?}");
         }
     }
 }

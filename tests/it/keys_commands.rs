@@ -312,7 +312,7 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
             .starts_with("error: there is no key with the id 7: a name of digits alone is read as an id. "),
         "{named:?}"
     );
-    assert!(named.stderr.ends_with("Name the key by its own id:\n  3  7, no owner, live\n"), "{named:?}");
+    assert!(named.stderr.ends_with("Use the id of the key:\n  3  7, no owner, live\n"), "{named:?}");
     let revoked = keys(admin, &["revoke", &id, "ci deploys"]);
     assert_eq!((revoked.code(), revoked.stderr.as_str()), (Some(0), ""), "{revoked:?}");
     let lines: Vec<_> = revoked.stdout.lines().collect();
