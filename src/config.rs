@@ -597,7 +597,7 @@ fn read_sections<'t>(
 
     let actors =
         tokens.iter().map(|token| &*token.principal).chain(users.iter().map(|user| &*user.principal));
-    policies::warn_of_misspelled_roles(reader, actors.map(|principal| &principal.actor));
+    policies::warn_of_misspelled_roles(reader, &actors.map(|principal| &principal.actor));
 
     // An unknown section may be a misspelt one that admits callers.
     let admits_anyone = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();

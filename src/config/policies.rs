@@ -171,7 +171,7 @@ fn note_roles<'t>(reader: &mut Reader<'t>, block: &'t Node) {
 /// has.  Roles are case-sensitive.
 pub fn warn_of_misspelled_roles<'a>(
     reader: &mut Reader<'_>,
-    actors: impl Iterator<Item = &'a Actor> + Clone,
+    actors: &(impl Iterator<Item = &'a Actor> + Clone),
 ) {
     for (at, written) in std::mem::take(&mut reader.allowed_roles) {
         let meant = [Role::Viewer, Role::Editor, Role::Admin]

@@ -148,7 +148,10 @@ fn accounts_are_named_by_name_or_id_and_several_at_once() {
 
     // The tokens of an account, too.
     let token = accounts(admin, &["create-token", "a", "ci"]);
-    assert!(token.code() == Some(0) && token.stderr.contains("(in 3 months).  The token is shown"), "{token:?}");
+    assert!(
+        token.code() == Some(0) && token.stderr.contains("(in 3 months).  The token is shown"),
+        "{token:?}"
+    );
     let endless = accounts(admin, &["create-token", "a", "endless", "--no-expiry"]);
     assert!(endless.code() == Some(0) && endless.stderr.contains("It never expires."), "{endless:?}");
     let taken = accounts(admin, &["create-token", "a", "ci"]);

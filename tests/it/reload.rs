@@ -443,7 +443,7 @@ fn headers_that_envoy_must_be_configured_for_are_named() {
     let line = warnings().remove(0);
     assert_eq!(line["headers"], "x-api-key", "{line}");
     reloaded(&server, || {
-        write(&server, &format!("{text}actor_headers: {{x-actor-id: id, x-actor-team: team}}\n"))
+        write(&server, &format!("{text}actor_headers: {{x-actor-id: id, x-actor-team: team}}\n"));
     });
     until(&server, "named", || warnings().len() == 2);
     let line = warnings().remove(1);
