@@ -15,7 +15,7 @@ const MIB: u64 = 1024 * 1024;
 fn three_hundred_thousand_keys_fit_the_limit_that_the_values_give_with_lists_and_reloads() {
     let values = tools::root().join("deploy/helm/envoy-auth-tokens/values.yaml");
     let values = std::fs::read_to_string(values).unwrap();
-    assert!(values.contains("request 64 MiB + 600 B * N, and limit 64 MiB + 1200 B * N"));
+    assert!(values.contains("request to 64 MiB + 600 B * N, and the limit to 64 MiB + 1200 B * N"));
     let limit = (64 * MIB + 1200 * KEYS as u64).next_multiple_of(MIB);
 
     let (_store, file) = keys_lists::store_with(KEYS);
