@@ -237,10 +237,26 @@ impl ChangeAttempt {
     /// Logs a change of a service account: as it was before, and as it is after it.
     pub(super) fn log_account_change(
         &self,
+        action: Action,
+        manager: &Principal,
+        before: Option<&Account>,
+        after: Option<&Account>,
+    ) {
+        self.log_account(action, manager, before, after, None);
+    }
+
+    /// Logs that a service account was deleted, and how many keys with it.
+    pub(super) fn log_deleted_account(&self, manager: &Principal, account: &Account, keys: usize) {
+        self.log_account(Action::ACCOUNT_DELETED, manager, Some(account), None, Some(keys));
+    }
+
+    fn log_account(
+        &self,
         Action(message): Action,
         manager: &Principal,
         before: Option<&Account>,
         after: Option<&Account>,
+        deleted_keys: Option<usize>,
     ) {
         let Some(account) = after.or(before) else {
             return;
@@ -255,23 +271,7 @@ impl ChangeAttempt {
             account.role = account.role.as_str(),
             before = before.map(|account| account_state(account).to_string()),
             after = after.map(|account| account_state(account).to_string()),
-            "{message}"
-        );
-    }
-
-    /// Logs that a service account was deleted, and how many keys with it.
-    pub(super) fn log_deleted_account(&self, manager: &Principal, account: &Account, keys: usize) {
-        let Action(message) = Action::ACCOUNT_DELETED;
-        tracing::info!(
-            target: TARGET,
-            by = actor_id(manager),
-            credential.kind = manager.kind.as_str(),
-            address = &*self.0.address,
-            account.id = account.id,
-            account.name = account.name,
-            account.role = account.role.as_str(),
-            before = account_state(account).to_string(),
-            deleted_keys = keys,
+            deleted_keys,
             "{message}"
         );
     }

@@ -4,7 +4,7 @@ import { $, make } from './elements.js';
 
 const GAP = 6;
 
-// Puts a popover below its anchor, or above where there is no room, and within the window.
+// Puts a popover below its anchor, or above it where the space below is too small, and within the window.
 function place(popover, anchor) {
   const at = anchor.getBoundingClientRect();
   const { width, height } = popover.getBoundingClientRect();
